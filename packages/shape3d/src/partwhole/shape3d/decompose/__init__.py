@@ -1,0 +1,1 @@
+"""Approximate convex decomposition of many shapes: engines, killable processes, a cache."""
