@@ -1,0 +1,174 @@
+"""The engines that cut a shape into nearly convex components, their options, and what follows when one fails.
+
+CoACD (Wei et al. 2022) by default, V-HACD (Mamou 2016) as the cheap choice, and the direct decomposition of points.
+The first two can abort, crash or hang the process: only the killable children of `pool` call `run`.
+"""
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from partwhole.shape3d.decompose import hulls
+from partwhole.shape3d.files import Geometry, normalise
+
+FORMAT = 1  # of the cached entries; part of every key: a change of this code that changes results raises it
+ENGINES = ("auto", "coacd", "vhacd", "points")
+LIMITS = ("cpu_seconds", "wall_seconds", "memory_mb")  # not part of the key: they bound the work, they do not define it
+
+
+@dataclass(frozen=True)
+class Decompose:
+    """How shapes are decomposed. `engine`: auto (CoACD for meshes, points for clouds), coacd, vhacd, points, or your own
+    function as "package.module:name", called as name(vertices, faces, threshold, options) -> list of (n, 3) hull vertices.
+
+    `thresholds`: concavity at which cutting stops, one level of components each, all of them stored. The mcts_* and
+    resolution values are CoACD's (Monte Carlo tree search); `vhacd_*` V-HACD's. Meshes of more than `max_faces` are
+    simplified for the engine; the `points` sampled per shape always come from the whole surface. Components with fewer
+    than `min_points` of them go to their neighbours. `cpu_seconds`, `wall_seconds` and `memory_mb` bound one attempt.
+    """
+
+    engine: str = "auto"
+    thresholds: tuple[float, ...] = (0.1,)
+    mcts_iterations: int = 60
+    mcts_max_depth: int = 2
+    mcts_nodes: int = 10
+    resolution: int = 1000
+    preprocess_resolution: int = 30
+    vhacd_hulls: int = 16
+    vhacd_resolution: int = 100_000
+    max_faces: int = 5000
+    points: int = 4096
+    min_points: int = 10
+    seed: int = 0
+    cpu_seconds: float = 60.0
+    wall_seconds: float = 300.0
+    memory_mb: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES and ":" not in self.engine:
+            raise ValueError(f"engine {self.engine!r} is unknown: one of {', '.join(ENGINES)}, or 'package.module:name'")
+        if not self.thresholds or not all(0.01 <= t <= 1 for t in self.thresholds):
+            raise ValueError(f"thresholds are {self.thresholds}: give one or more, each from 0.01 to 1")
+        object.__setattr__(self, "thresholds", tuple(float(t) for t in self.thresholds))
+        if self.preprocess_resolution < 5:
+            raise ValueError(f"preprocess_resolution is {self.preprocess_resolution}: CoACD needs 5 or more")
+        for name in ("points", "max_faces", "cpu_seconds", "wall_seconds", "memory_mb"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be positive")
+
+    def settings(self) -> dict[str, object]:
+        """All that decides the result, for the key of the cache: the options, the format and the engines' versions."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in LIMITS}
+        versions = {name: importlib.metadata.version(name) for name in ("coacd", "vhacdx")}
+        return {"format": FORMAT, **values, "thresholds": list(self.thresholds), "versions": versions}
+
+
+def stages(engine: str, is_mesh: bool) -> list[str]:
+    """The engines to try, in order. A cloud can only be decomposed as points."""
+    if not is_mesh:
+        return ["points"]
+    if engine in ("auto", "coacd"):
+        return ["coacd", "coacd with preprocessing", "vhacd", "points"]
+    return {"vhacd": ["vhacd", "points"], "points": ["points"]}.get(engine, [engine, "points"])
+
+
+def run(stage: str, geometry: Geometry, points: np.ndarray, options: Decompose) -> np.ndarray:
+    """Components (levels, P) int64 of `points` (P, 3), normalised as in `files.normalise`, by one engine.
+
+    `geometry` must be in the same frame as the points. Raises RuntimeError or ValueError where the engine returns nothing
+    usable; the engine itself may do worse, so call it in a process that may die.
+    """
+    if stage == "points":
+        from partwhole.shape3d.decompose.points import decompose_points
+
+        cut: list[np.ndarray] = [
+            decompose_points(points.astype(float), tolerance=threshold / 2, seed=options.seed)
+            for threshold in options.thresholds
+        ]
+    else:
+        vertices, faces = clean(geometry, options.max_faces)
+        engine = _engine(stage)
+        cut = []
+        for threshold in options.thresholds:
+            components = engine(vertices, faces, threshold, options)
+            components = [np.asarray(c, float) for c in components if len(c) and np.isfinite(c).all()]
+            if not components:
+                raise RuntimeError("it returned no component")
+            cut.append(hulls.label(points, hulls.planes(components)))
+    return np.stack([hulls.merge_small(points, labels, options.min_points) for labels in cut])
+
+
+def _engine(stage: str) -> Callable[..., list[np.ndarray]]:
+    if ":" in stage:
+        module, _, name = stage.partition(":")
+        return getattr(importlib.import_module(module), name)
+    return {"coacd": _coacd, "coacd with preprocessing": _coacd_preprocessed, "vhacd": _vhacd}[stage]
+
+
+def _coacd(
+    vertices: np.ndarray, faces: np.ndarray, threshold: float, options: Decompose, preprocess: str = "auto"
+) -> list[np.ndarray]:
+    import coacd
+
+    coacd.set_log_level("error")
+    parts = coacd.run_coacd(
+        coacd.Mesh(vertices, faces),
+        threshold=threshold,
+        preprocess_mode=preprocess,
+        preprocess_resolution=options.preprocess_resolution,
+        resolution=options.resolution,
+        mcts_nodes=options.mcts_nodes,
+        mcts_iterations=options.mcts_iterations,
+        mcts_max_depth=options.mcts_max_depth,
+        seed=options.seed,
+    )
+    return [part[0] for part in parts]
+
+
+def _coacd_preprocessed(vertices: np.ndarray, faces: np.ndarray, threshold: float, options: Decompose) -> list[np.ndarray]:
+    return _coacd(vertices, faces, threshold, options, preprocess="on")
+
+
+def _vhacd(vertices: np.ndarray, faces: np.ndarray, threshold: float, options: Decompose) -> list[np.ndarray]:
+    # V-HACD 4 has no concavity threshold: it makes as many components as it may, so every level is the same.
+    import vhacdx
+
+    parts = vhacdx.compute_vhacd(
+        vertices,
+        faces.astype(np.uint32),
+        maxConvexHulls=options.vhacd_hulls,
+        resolution=options.vhacd_resolution,
+        asyncACD=False,
+    )
+    return [part[0] for part in parts]
+
+
+def clean(geometry: Geometry, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces for an engine: equal vertices joined, unused ones dropped, at most about `max_faces` faces."""
+    vertices, index = np.unique(geometry.vertices, axis=0, return_inverse=True)
+    faces = _proper(index.reshape(-1)[geometry.faces])
+    if len(faces) > max_faces:
+        import fast_simplification
+
+        fewer = fast_simplification.simplify(
+            vertices.astype(np.float32), faces.astype(np.int32), target_reduction=1 - max_faces / len(faces)
+        )
+        simpler, kept = np.asarray(fewer[0], float), _proper(np.asarray(fewer[1], np.int64))
+        if len(kept) >= 4 and np.isfinite(simpler).all():
+            vertices, faces = simpler, kept
+    used, index = np.unique(faces, return_inverse=True)
+    return np.ascontiguousarray(vertices[used]), index.reshape(-1, 3).astype(np.int32)
+
+
+def _proper(faces: np.ndarray) -> np.ndarray:
+    faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
+    return faces[np.sort(np.unique(np.sort(faces, axis=1), axis=0, return_index=True)[1])]
+
+
+def to_frame(geometry: Geometry, sampled: np.ndarray) -> tuple[Geometry, np.ndarray]:
+    """`geometry` and its `sampled` points (P, 3) in the frame of `files.normalise`."""
+    points, centre, radius = normalise(sampled)
+    return Geometry((geometry.vertices - centre) / radius, geometry.faces, geometry.normals, geometry.component), points

@@ -1,0 +1,207 @@
+"""Decomposed shapes as a sequence of samples: packed arrays in memory-mapped files, and small files to carry elsewhere.
+
+Axis letters: P points of one shape, N points of all shapes.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from partwhole.shape3d.decompose.cache import ARRAYS, Cache, Entry
+
+FILES = ("points", "normals", "labels", "offsets")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """points f16 (N, 3), normals i8 (N, 3), labels u8 or u16 (levels, N), offsets i64 (shapes + 1)."""
+
+    points: np.ndarray
+    normals: np.ndarray
+    labels: np.ndarray
+    offsets: np.ndarray
+
+
+class Prepared(Sequence[dict[str, Any]]):
+    """A sequence of samples {"points" float32 (P, 3), "normals" float32 (P, 3), "component" int64 (levels, P)} (tensors).
+
+    `names` and `records` (what the manifest says: engine, seconds, components, reasons) are parallel to the samples;
+    `failures` lists (path, reason) of the shapes that could not be decomposed.
+    """
+
+    def __init__(
+        self, packed: Packed, names: list[str], records: list[dict[str, Any]], failures: list[tuple[str, str]]
+    ) -> None:
+        self.packed, self.names, self.records, self.failures = packed, names, records, failures
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        import torch  # here: the children of the pool must not import it
+
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        rows = slice(self.packed.offsets[i], self.packed.offsets[i + 1])
+        return {
+            "points": torch.from_numpy(self.packed.points[rows].astype(np.float32)),
+            "normals": torch.from_numpy(self.packed.normals[rows].astype(np.float32) / 127),
+            "component": torch.from_numpy(self.packed.labels[:, rows].astype(np.int64)),
+        }
+
+    def subset(self, indices: Sequence[int]) -> "Prepared":
+        """The shapes of `indices` alone, in that order (copied)."""
+        entries = [_slice(self.packed, i) for i in indices]
+        names, records = [self.names[i] for i in indices], [self.records[i] for i in indices]
+        return Prepared(_concatenate(entries), names, records, self.failures)
+
+    def statistics(self) -> dict[str, Any]:
+        """JSON values: how many shapes were done, cached and failed (with reasons), how many components they have at the
+        first level, which engine made them, how many needed another engine than the first, CPU seconds."""
+        counts = [record["components"][0] for record in self.records]
+        fresh = [record for record in self.records if not record.get("cached")]
+        return {
+            "shapes": len(self.names) + len(self.failures),
+            "done": len(fresh),
+            "cached": len(self.names) - len(fresh),
+            "failed": [list(failure) for failure in self.failures],
+            "components": {
+                "min": min(counts, default=0),
+                "mean": sum(counts) / max(len(counts), 1),
+                "max": max(counts, default=0),
+                "histogram": sorted([list(item) for item in Counter(counts).items()]),
+            },
+            "engines": dict(Counter(record["engine"] for record in self.records)),
+            "fallbacks": sum(bool(record["reasons"]) for record in self.records),
+            "seconds": round(sum(record["seconds"] for record in self.records), 1),
+        }
+
+    def pack(self, folder: str | Path, *, max_bytes: int = 16 * 2**20) -> list[Path]:
+        """Writes everything as compressed files of at most `max_bytes` (`load` and `restore` read them): about 7 bytes a
+        point. A single shape that is larger than that still gets its file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("shapes-*.npz"):
+            old.unlink()
+        paths: list[Path] = []
+        todo = list(range(len(self)))
+        size = max(1, round(max_bytes / (9 * max(1.0, len(self.packed.points) / max(1, len(self))))))
+        while todo or not paths:
+            path = folder / f"shapes-{len(paths):04d}.npz"
+            while True:
+                self._write(path, todo[:size], self.failures if not paths else [])
+                if path.stat().st_size <= max_bytes or size == 1:
+                    break
+                size = max(1, int(size * 0.97 * max_bytes / path.stat().st_size))
+            todo = todo[size:]
+            paths.append(path)
+        return paths
+
+    def _write(self, path: Path, indices: list[int], failures: list[tuple[str, str]]) -> None:
+        entries = [_slice(self.packed, i) for i in indices]
+        about = {
+            "names": [self.names[i] for i in indices],
+            "records": [self.records[i] for i in indices],
+            "failures": failures,
+        }
+        packed = _concatenate(entries)
+        np.savez_compressed(
+            path,
+            points=packed.points.view(np.uint16).T.copy(),  # coordinate by coordinate compresses better
+            normals=packed.normals.T.copy(),
+            labels=packed.labels,
+            offsets=packed.offsets,
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+        )
+
+
+def load(folder: str | Path) -> Prepared:
+    """Reads what `Prepared.pack` wrote, into memory."""
+    paths = sorted(Path(folder).glob("shapes-*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no shapes-*.npz there; name a folder that Prepared.pack wrote")
+    entries: list[Entry] = []
+    names, records, failures = [], [], []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as data:
+            points, normals = data["points"].T.copy().view(np.float16), data["normals"].T.copy()
+            packed = Packed(points, normals, data["labels"], data["offsets"])
+            about = json.loads(data["about"].tobytes())
+        entries += [_slice(packed, i) for i in range(len(about["names"]))]
+        names += about["names"]
+        records += about["records"]
+        failures += [(str(a), str(b)) for a, b in about["failures"]]
+    return Prepared(_concatenate(entries), names, records, failures)
+
+
+def restore(folder: str | Path, cache: str | Path) -> int:
+    """Puts what `Prepared.pack` wrote into a cache, so that `prepare` on the same files finds it done; returns how many.
+
+    Both machines need the same options and engine versions, which are part of the key."""
+    carried, store = load(folder), Cache(cache)
+    for i, record in enumerate(carried.records):
+        entry = _slice(carried.packed, i)
+        meta = {k: record[k] for k in ("engine", "reasons", "seconds", "components", "thresholds")}
+        store.write(record["key"], entry["points"], entry["normals"] / 127, entry["labels"], meta)
+    return len(carried)
+
+
+def pack_entries(
+    cache: Cache, keys: list[str], name: str, damaged: Callable[[str], None], said: Callable[[str], None]
+) -> Packed | None:
+    """The packed arrays of `keys`, memory-mapped from `<cache>/packed/<name>`, made if they are not there.
+
+    None if an entry turned out to be damaged: `damaged(key)` has been called for each."""
+    folder = cache.folder / "packed" / name
+    if not folder.is_dir():
+        entries, whole = [], True
+        for key in keys:
+            try:
+                entries.append(cache.read(key))
+            except (KeyError, ValueError) as error:
+                said(f"decomposed again: {error}")
+                damaged(key)
+                whole = False
+        if not whole:
+            return None
+        packed = _concatenate(entries)
+        with cache._errors():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+            try:
+                for file in FILES:
+                    np.save(made / f"{file}.npy", getattr(packed, file))
+                os.chmod(made, 0o755)
+                os.rename(made, folder)
+            except OSError:
+                shutil.rmtree(made, ignore_errors=True)
+                if not folder.is_dir():  # else another process was faster: its files are the same
+                    raise
+    arrays = (np.load(folder / f"{file}.npy", mmap_mode="r", allow_pickle=False) for file in FILES)
+    return Packed(*arrays)
+
+
+def _slice(packed: Packed, i: int) -> Entry:
+    rows = slice(packed.offsets[i], packed.offsets[i + 1])
+    return {"points": packed.points[rows], "normals": packed.normals[rows], "labels": packed.labels[:, rows]}
+
+
+def _concatenate(entries: list[Entry]) -> Packed:
+    levels = len(entries[0]["labels"]) if entries else 1
+    empty = {"points": np.zeros((0, 3), np.float16), "normals": np.zeros((0, 3), np.int8)}
+    empty["labels"] = np.zeros((levels, 0), np.uint8)
+    joined = {
+        name: np.concatenate([empty[name], *(e[name] for e in entries)], axis=1 if name == "labels" else 0)
+        for name in ARRAYS[:3]
+    }
+    offsets = np.cumsum([0, *(len(e["points"]) for e in entries)], dtype=np.int64)
+    return Packed(joined["points"], joined["normals"], joined["labels"], offsets)

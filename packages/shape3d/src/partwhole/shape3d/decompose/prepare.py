@@ -1,0 +1,223 @@
+"""Decompose many shapes into nearly convex components: what is done is remembered, what fails is told, the rest goes on."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from partwhole.shape3d import files
+from partwhole.shape3d.decompose import packed, pool
+from partwhole.shape3d.decompose.cache import Cache, digest
+from partwhole.shape3d.decompose.engines import Decompose
+from partwhole.shape3d.decompose.packed import Prepared
+
+Paths = str | Path | Iterable[str | Path]
+
+
+def prepare(
+    paths: Paths,
+    cache: str | Path,
+    options: Decompose | None = None,
+    *,
+    workers: int | None = None,
+    backend: str = "local",
+    address: str | None = None,
+    retry_failed: bool = False,
+    seconds: float | None = None,
+    watch: Any = None,
+) -> Prepared:
+    """The shapes of `paths` (files, folders) with their components, from `cache` as far as they are there.
+
+    Only what is missing is done, in `workers` processes (all cores by default) that may die without harm. Interrupted at
+    any moment (Ctrl-C, SIGTERM, SIGKILL), it goes on from there when called again; after `seconds` it stops by itself and
+    returns what it has. `backend` "dask" or "ray" sends the shapes through joblib to the cluster at `address`, whose
+    machines must see `paths` and `cache`. `watch` gets step(done, {"total": n, "failed": n, "cached": n}) and say(text);
+    without one, plain lines are printed.
+
+    Raises files.BadShape if there is no file, or none that could be decomposed; CacheError if the cache cannot be written.
+    Failures are remembered and not tried again, unless the file changes or `retry_failed`.
+    """
+    options = Decompose() if options is None else options
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    watch = _Lines() if watch is None else watch
+    store = Cache(cache)
+    found = files.find(paths)
+    names = dict(zip(found, files.names(found, paths), strict=True))
+    settings = digest(options.settings())
+    known = _known(store, settings)
+
+    records: dict[Path, dict[str, Any]] = {}
+    jobs: dict[str, Path] = {}
+    todo = []
+    damaged: set[str] = set()
+    for _ in range(2):  # a second time for the entries that turn out to be damaged
+        todo = []
+        for path in found:
+            job = _job(path, settings, options, store)
+            record = known.get(_identity(job))
+            if record is not None and _usable(record, store, retry_failed, damaged, watch):
+                records[path] = {**record, "cached": True}
+            elif path not in records or records[path].get("key") in damaged:
+                job["anew"] = record is not None and record.get("key") in damaged
+                jobs[job["path"]] = path
+                todo.append(job)
+        _run(todo, jobs, records, store, workers or os.cpu_count() or 1, backend, address, seconds, len(found), watch)
+        done = [path for path in found if records.get(path, {}).get("status") == "done"]
+        keys = [records[path]["key"] for path in done]
+        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
+        damaged = set()
+        arrays = packed.pack_entries(store, keys, name, damaged.add, watch.say) if keys else None
+        if arrays is not None or not keys:
+            break
+        known = {identity: record for identity, record in known.items() if record.get("key") not in damaged}
+    failures = [(str(path), _why(records.get(path))) for path in found if path not in set(done)]
+    if arrays is None:
+        some = "; ".join(f"{Path(path).name}: {why}" for path, why in failures[:3])
+        where = ", ".join(str(path) for path in paths)
+        raise files.BadShape(where, f"{len(found)} files, none could be decomposed ({some})", f"see {store.manifest}")
+    prepared = Prepared(arrays, [names[path] for path in done], [records[path] for path in done], failures)
+    watch.say(summary(prepared, store))
+    return prepared
+
+
+def summary(prepared: Prepared, cache: Cache) -> str:
+    """The table at the end: done, cached, failed (why), and where the list is."""
+    s = prepared.statistics()
+    c = s["components"]
+    engines = ", ".join(f"{name} {count}" for name, count in sorted(s["engines"].items()))
+    lines = [
+        f"shapes {s['shapes']}   done {s['done']}   cached {s['cached']}   failed {len(s['failed'])}",
+        f"components {c['min']} to {c['max']}, mean {c['mean']:.1f}   engine {engines}   fallbacks {s['fallbacks']}",
+        f"CPU seconds {s['seconds']:.0f}   list {cache.manifest}",
+    ]
+    lines += [f"  failed {path}: {why}" for path, why in prepared.failures[:10]]
+    if len(prepared.failures) > 10:
+        lines.append(f"  and {len(prepared.failures) - 10} more: see the list")
+    return "\n".join(lines)
+
+
+def _job(path: Path, settings: str, options: Decompose, cache: Cache) -> pool.Job:
+    stat = path.stat()
+    return {
+        "path": os.path.abspath(path),
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "settings": settings,
+        "options": asdict(options),
+        "cache": os.path.abspath(cache.folder),
+        "skip": [],
+        "reasons": [],
+        "anew": False,
+    }
+
+
+def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(record.get(name) for name in ("path", "size", "mtime_ns", "settings"))
+
+
+def _known(cache: Cache, settings: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    return {_identity(r): r for r in cache.records() if r.get("settings") == settings and r.get("status")}
+
+
+def _usable(record: dict[str, Any], cache: Cache, retry_failed: bool, damaged: set[str], watch: Any) -> bool:
+    if record["status"] != "done":
+        return not retry_failed
+    if record["key"] in damaged:
+        return False
+    try:
+        size = cache.path(record["key"]).stat().st_size
+    except OSError:
+        size = -1
+    if size != record["bytes"]:
+        found = "is gone" if size < 0 else f"has {size} bytes where {record['bytes']} were written"
+        watch.say(f"decomposed again: {record['path']}: its entry {cache.path(record['key'])} {found}")
+        return False
+    return True
+
+
+def _why(record: dict[str, Any] | None) -> str:
+    return "not done yet: the time was up" if record is None else "; ".join(record["reasons"]) or "unknown"
+
+
+def _run(
+    todo: list[pool.Job],
+    jobs: dict[str, Path],
+    records: dict[Path, dict[str, Any]],
+    cache: Cache,
+    workers: int,
+    backend: str,
+    address: str | None,
+    seconds: float | None,
+    total: int,
+    watch: Any,
+) -> None:
+    """Does `todo` and puts each record into `records` and the manifest as it comes."""
+    cached = len(records)
+    failed = sum(record["status"] != "done" for record in records.values())
+    if not todo:
+        return
+    watch.say(f"{total} shapes: {cached} known, {len(todo)} to decompose in {workers} processes")
+    start = time.monotonic()
+    if backend == "local":
+        results = pool.work(todo, min(workers, len(todo)))
+    else:
+        from partwhole.shape3d.decompose.cluster import work as on_cluster
+
+        results = on_cluster(todo, workers, backend, address)
+    with _terminates_like_ctrl_c(), contextlib.closing(results):
+        try:
+            for record in results:
+                cache.remember({**record, "time": round(time.time(), 3)})
+                records[jobs[record["path"]]] = record
+                failed += record["status"] != "done"
+                watch.step(len(records), {"total": total, "failed": failed, "cached": cached})
+                if seconds is not None and time.monotonic() - start > seconds:
+                    watch.say(f"stopped after {seconds:g} s: {len(records)} of {total} shapes are done and kept")
+                    break
+        except KeyboardInterrupt:
+            watch.say(f"stopped: {len(records)} of {total} shapes are done and kept; the same call goes on from there")
+            raise
+
+
+@contextlib.contextmanager
+def _terminates_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt inside; only the main thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Lines:
+    """The default `watch`: a plain line every few seconds, with the remaining time."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+        self.first: int | None = None
+
+    def step(self, done: int, values: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = done - 1
+        if now - self.last < 5 and done < values["total"]:
+            return
+        self.last = now
+        left = (now - self.start) / max(done - self.first, 1) * (values["total"] - done)
+        self.say(f"{done}/{values['total']} shapes, {values['failed']} failed, about {left:.0f} s left")
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)  # noqa: T201  the default watch is the one place that prints
