@@ -48,10 +48,10 @@ class BatchNorm(nn.Module):
     def _normalise(self, rows: Tensor, valid: Tensor | None) -> Tensor:
         real = torch.ones_like(rows[:, :1], dtype=torch.bool) if valid is None else valid.reshape(-1, 1)
         rows = rows.masked_fill(~real, 0)
-        count = distributed.gather(real.sum(0, keepdim=True).to(rows.dtype)).sum()
-        mean = distributed.gather(rows.sum(0, keepdim=True)).sum(0) / count.clamp(min=1)
+        sums = distributed.total(torch.cat([rows.sum(0), real.sum(0).to(rows.dtype)]))
+        mean, count = sums[:-1] / sums[-1].clamp(min=1), sums[-1]
         centred = (rows - mean).masked_fill(~real, 0)
-        var = distributed.gather(centred.square().sum(0, keepdim=True)).sum(0) / count.clamp(min=1)
+        var = distributed.total(centred.square().sum(0)) / count.clamp(min=1)
         enough = count > 1
         if self.track_running_stats:
             with torch.no_grad():

@@ -1,7 +1,18 @@
-"""Losses as pure functions of tensors. No state, no collectives, no config."""
+"""Losses as pure functions of tensors: local means, no state, no collectives, no config.
 
-from partwhole.core.losses.contrastive import group_contrast, info_nce
+A method multiplies a loss by ``distributed.share(n)``, n the number of items that its mean is over:
+
+info_nce         queries that have a positive     keys gathered by the method
+negative_cosine  rows
+distill          things (B)
+masked_mse       hidden tokens
+group_info_nce   tokens of known group
+group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
+"""
+
+from partwhole.core.losses.contrastive import info_nce
 from partwhole.core.losses.distillation import distill, negative_cosine
+from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_pairs
 from partwhole.core.losses.masked import masked_mse
 
-__all__ = ["distill", "group_contrast", "info_nce", "masked_mse", "negative_cosine"]
+__all__ = ["distill", "group_contrast", "group_info_nce", "group_pairs", "info_nce", "masked_mse", "negative_cosine"]
