@@ -39,7 +39,7 @@ class Decompose:
     preprocess_resolution: int = 30
     vhacd_hulls: int = 16
     vhacd_resolution: int = 100_000
-    max_faces: int = 5000
+    max_faces: int = 2500
     points: int = 4096
     min_points: int = 10
     seed: int = 0
