@@ -11,9 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32, positive_temperature, unit
-
-TILE = 1024  # rows of the (L, L) matrix of pairs that exist at a time
+from partwhole.core.losses.precision import in_float32, inverse_norm, positive_temperature, unit
 
 
 @in_float32
@@ -39,15 +37,18 @@ def group_info_nce(
     positive_temperature(temperature)
     known = _known(feature, group, valid)
     own = _renumber(group, known)  # (B, L), 0 to G - 1
-    u = unit(feature.masked_fill(~known[..., None], 0))
+    feature = _clear(feature, known)
+    scale = inverse_norm(
+        feature
+    )  # (B, L, 1): features are never scaled themselves, which would cost three times as much
     member = _member(own, known)  # (B, L, G)
-    mean = unit(member.to(u.dtype).mT @ u)  # (B, G, D)
-    logits = u @ mean.mT / temperature  # (B, L, G)
+    mean = unit((member * scale).mT @ feature)  # (B, G, D)
+    logits = (feature @ mean.mT) * (scale / temperature)  # (B, L, G)
     out = ~member.any(1, keepdim=True)  # groups that this thing does not have
     if coarse is not None:
         located = known & (coarse >= 0)
-        inside = _member(_renumber(coarse, located), located).to(u.dtype)  # (B, L, C)
-        shared = (member.to(u.dtype).mT @ inside > 0).to(u.dtype)  # (B, G, C)
+        inside = _member(_renumber(coarse, located), located).to(logits.dtype)  # (B, L, C)
+        shared = (member.to(logits.dtype).mT @ inside > 0).to(logits.dtype)  # (B, G, C)
         out = out | (inside @ shared.mT > 0)
     out = out & ~member & known[..., None]
     own = own.masked_fill(~known, -100)
@@ -81,13 +82,15 @@ def group_contrast(
     fraction: p, where this batch is a piece of the one that counts: ``group_pairs`` says what to add up.
     generator: of the coins, or one generator for each thing, so that a thing's coins do not depend on its batch.
 
-    Nothing of size (B, L, L) is kept: 1,024 rows of one thing at a time, and the gradient comes with the value (so
-    there is no second derivative).
+    Nothing of size (B, L, L) is made, only some rows of one thing at a time, and the gradient is found with the value:
+    so there is no second derivative.
     """
+    if not isinstance(negatives, Tensor) and negatives not in ("sampled", "expected", "all"):
+        raise ValueError(f'negatives is "sampled", "expected", "all" or a (B, L, L) mask; got {negatives!r}')
     known = _known(feature, group, valid)
     same, pairs = group_pairs(group, valid)
     p = same / pairs.clamp(min=1) if fraction is None else torch.as_tensor(fraction, device=feature.device)
-    u = unit(feature.masked_fill(~known[..., None], 0))
+    u = unit(_clear(feature, known))
     return 0.5 * _PairSum.apply(u, group, known, valid, margin, negatives, p, generator) / pairs.clamp(min=1)
 
 
@@ -103,10 +106,12 @@ def group_pairs(group: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Ten
 
 
 class _PairSum(torch.autograd.Function):
-    """Sum over all pairs of weight * l, with its gradient.
+    """Sum over all ordered pairs i != j of kept * l, with its gradient.
 
-    Given which pairs lie beyond the margin, l is linear in the cosines: the sum is const + sum w[i, j] u[i].u[j],
-    and its gradient by u[i] is sum over j (w[i, j] + w[j, i]) u[j]. w exists for TILE rows at a time.
+    l[i, j] = l[j, i], so a pair {i, j} is met once, i < j, and n = kept[i, j] + kept[j, i] says how often it counts.
+    Given which pairs lie beyond the margin, the sum is linear in the cosines: const + sum over i < j: w u[i].u[j], with
+    w = -n for a pair of one group and n or 0 for the others. So the gradient by u[i] is the sum over j of w u[j], and
+    nothing has to be kept for it but its own value. w exists for some rows at a time.
     """
 
     @staticmethod
@@ -122,32 +127,31 @@ class _PairSum(torch.autograd.Function):
         generator: Any,
     ) -> Tensor:
         total, slope = u.new_zeros(()), torch.zeros_like(u)
+        every, tile = bool(known.all()), 256 if u.device.type == "cpu" else 4096  # a CPU's cache, a GPU's many cores
         for b in range(len(u)):
             # coins are thrown for real tokens only: padding must not change them
             real = slice(None) if valid is None else valid[b].nonzero()[:, 0]
             x, g, k = u[b, real], group[b, real], known[b, real]
+            coins = negatives[b][real][:, real] if isinstance(negatives, Tensor) else None
             own = generator[b] if isinstance(generator, Sequence) else generator
             grad = torch.zeros_like(x)
-            for start in range(0, len(x), TILE):
-                rows = slice(start, start + TILE)
-                c = x[rows] @ x.mT  # (rows, L)
-                alike = g[rows, None] == g
-                if isinstance(negatives, Tensor):
-                    kept = negatives[b][real][:, real][rows].to(x.dtype)
-                elif negatives == "sampled":
-                    kept = (torch.rand(c.shape, generator=own, device=c.device) < p).to(x.dtype)
-                elif negatives in ("expected", "all"):
-                    kept = p.to(x.dtype) if negatives == "expected" else 1.0
+            for start in range(0, len(x), tile):
+                row, rest = slice(start, start + tile), slice(start, None)
+                c = x[row] @ x[rest].mT  # (tile, L - start)
+                if coins is not None:
+                    n = coins[row, rest].to(x.dtype) + coins[rest, row].mT
+                elif negatives == "sampled":  # two coins at once
+                    draw = torch.rand(c.shape, generator=own, device=c.device)
+                    n = (draw < p * (2 - p)).to(x.dtype) + (draw < p * p)
                 else:
-                    raise ValueError(
-                        f'negatives is "sampled", "expected", "all" or a (B, L, L) mask; got {negatives!r}'
-                    )
-                w = torch.where(alike, -1, (c > margin) * kept).to(x.dtype)
-                w.masked_fill_(~(k[rows, None] & k), 0)
-                w.diagonal(start).zero_()
-                total += (w * torch.where(alike, c - 1, c - margin)).sum()
-                grad[rows] += w @ x
-                grad += w.mT @ x[rows]
+                    n = 2 * p if negatives == "expected" else 2
+                alike = g[row, None] == g[rest]
+                w = torch.where(alike, -2, (c > margin) * n).to(x.dtype).triu_(1)
+                if not every:
+                    w.masked_fill_(~(k[row, None] & k[rest]), 0)
+                total += (w * (c - torch.where(alike, 1, margin))).sum()
+                grad[row] += w @ x[rest]
+                grad[rest] += w.mT @ x[row]
             slope[b, real] = grad
         ctx.save_for_backward(slope)
         return total
@@ -168,6 +172,11 @@ def _known(feature: Tensor, group: Tensor, valid: Tensor | None) -> Tensor:
     if valid is not None and valid.shape != group.shape:
         raise ValueError(f"valid is {tuple(valid.shape)}, group {tuple(group.shape)}: they must be alike")
     return group >= 0 if valid is None else (group >= 0) & valid
+
+
+def _clear(feature: Tensor, known: Tensor) -> Tensor:
+    """Zeros where a token is not known: whatever stands there, NaN too, has no part in anything."""
+    return feature if known.all() else feature.masked_fill(~known[..., None], 0)
 
 
 def _member(own: Tensor, known: Tensor) -> Tensor:

@@ -30,8 +30,13 @@ def in_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 def unit(x: Tensor) -> Tensor:
     """x (..., D) on the unit sphere. An all-zero row has no direction: it stays zero and gets no gradient."""
+    return x * inverse_norm(x)
+
+
+def inverse_norm(x: Tensor) -> Tensor:
+    """1 / |x| over the last axis, (..., D) -> (..., 1); 0 without a gradient where |x| is 0."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / norm.masked_fill(norm <= 1e-12, torch.inf)
+    return norm.masked_fill(norm <= 1e-12, torch.inf).reciprocal()
 
 
 def positive_temperature(temperature: float | Tensor) -> None:
