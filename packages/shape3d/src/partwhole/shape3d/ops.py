@@ -129,7 +129,9 @@ def _nearest_tree(query: Tensor, xyz: Tensor, k: int, valid: Tensor | None, radi
             distance[b], index[b] = np.inf, 0
             continue
         points = xyz[b].numpy() if keep is None else xyz[b].numpy()[keep]
-        d, i = KDTree(points).query(query[b].numpy(), k=np.arange(1, k + 1), distance_upper_bound=radius)
+        # asking for a range gives (Q, k) also for k = 1
+        d, i = KDTree(points).query(query[b].numpy(), k=range(1, k + 1), distance_upper_bound=radius)  # type: ignore[arg-type]
+        i = np.asarray(i)
         missing = i == len(points)
         i = np.where(missing, i[:, :1], i)
         i[i == len(points)] = 0  # nothing within the radius

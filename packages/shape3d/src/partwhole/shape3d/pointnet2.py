@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core.encoder import Encoder
+from partwhole.shape3d.grouped import group_max
 from partwhole.shape3d.norm import MLP, make_norm
 from partwhole.shape3d.ops import balls, blend, chosen, farthest_points, gather, interpolation, random_points
 
@@ -29,6 +30,7 @@ class Group(nn.Module):
         super().__init__()
         self.first, self.norm = nn.Linear(dim + 3, widths[0], bias=False), make_norm(norm, widths[0])
         self.rest = MLP(*widths, norm=norm)
+        self.cached = norm == "batch" and len(widths) == 3
 
     def forward(self, feature: Tensor, xyz: Tensor, centre: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
         """feature (B, P, dim), xyz (B, P, 3), centre (B, S, 3), index (B, S, K), mask (B, S) -> (B, S, widths[-1])."""
@@ -37,11 +39,27 @@ class Group(nn.Module):
             weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
             point = F.linear(torch.cat([feature, xyz], -1).to(weight.dtype), weight)
             place = F.linear(centre.to(weight.dtype), weight[:, -3:])
+            if self.cached and not point.is_cuda and (self.training or not torch.is_grad_enabled()):
+                return self.pieces(point, place, index, mask)
             x = (gather(point, index) - place[:, :, None]).flatten(0, 2)
         if mask is not None:
             mask = mask[..., None].expand(index.shape)
         x = self.rest(self.norm(x, mask).relu_(), mask)
         return x.view(*index.shape, -1).max(2).values
+
+    def pieces(self, point: Tensor, place: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
+        """The same on the CPU, two to three times as fast and in a tenth of the memory."""
+        B, P, _ = point.shape
+        rows = (index + torch.arange(0, B * P, P)[:, None, None]).flatten(0, 1)
+        x = group_max(
+            point.flatten(0, 1),
+            place.flatten(0, 1),
+            rows,
+            None if mask is None else mask.flatten(),
+            [linear.weight.to(point.dtype) for linear in self.rest.linears],
+            [self.norm, *self.rest.norms],
+        )
+        return x.view(B, -1, x.shape[1])
 
 
 class Abstract(nn.Module):
