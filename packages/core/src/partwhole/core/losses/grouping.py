@@ -89,20 +89,20 @@ def group_contrast(
         raise ValueError(f'negatives is "sampled", "expected", "all" or a (B, L, L) mask; got {negatives!r}')
     known = _known(feature, group, valid)
     same, pairs = group_pairs(group, valid)
-    p = same / pairs.clamp(min=1) if fraction is None else torch.as_tensor(fraction, device=feature.device)
+    p = torch.as_tensor(same / pairs.clamp(min=1) if fraction is None else fraction).to(feature)
     u = unit(_clear(feature, known))
-    return 0.5 * _PairSum.apply(u, group, known, valid, margin, negatives, p, generator) / pairs.clamp(min=1)
+    return 0.5 * _PairSum.apply(u, group, known, valid, margin, negatives, p, generator) / pairs.clamp(min=1).to(u)
 
 
 def group_pairs(group: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """How many pairs (i, j) of a thing's tokens share a group, and how many there are, as float32 scalars.
+    """How many pairs (i, j) of a thing's tokens share a group, and how many there are, as float64 scalars.
 
     group (B, L), valid (B, L). Over ranks: ``same, pairs = mean(same), mean(pairs)``, then ``fraction=same / pairs``.
     """
     known = group >= 0 if valid is None else (group >= 0) & valid
     own = _renumber(group, known)
     sizes = torch.zeros_like(own).scatter_add_(1, own, known.to(own.dtype))
-    return sizes.square().sum().float(), known.sum(1).square().sum().float()
+    return sizes.square().sum().double(), known.sum(1).square().sum().double()
 
 
 class _PairSum(torch.autograd.Function):

@@ -4,7 +4,6 @@ Axes: V views, B things, D features.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -27,9 +26,11 @@ def passes(
     if valid is not None and len(valid) != len(views):
         raise ValueError(f"{len(views)} views came with {len(valid)} masks of valid positions: one for each is needed")
     masks = [None] * len(views) if valid is None else list(valid)
-    out = []
-    for _, group in groupby(zip(views, masks, strict=True), key=lambda pair: (pair[0].shape, pair[1] is None)):
-        xs, vs = zip(*group, strict=True)
-        y = net(torch.cat(xs), None if vs[0] is None else torch.cat(vs))
-        out.append(y.unflatten(0, (len(xs), -1)))
+    out, start = [], 0
+    for i in range(1, len(views) + 1):
+        if i < len(views) and views[i].shape == views[start].shape and (masks[i] is None) == (masks[start] is None):
+            continue
+        together = None if masks[start] is None else torch.cat(masks[start:i])
+        out.append(net(torch.cat(list(views[start:i])), together).unflatten(0, (i - start, -1)))
+        start = i
     return torch.cat(out)
