@@ -40,7 +40,7 @@ class BatchNorm(nn.Module):
         if valid is None and distributed.world() == 1 and len(rows) > 1:
             kept = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
             y = F.batch_norm(rows, *kept, self.weight, self.bias, True, self.momentum, self.eps)
-            return y.view_as(x)
+            return y if x.ndim == 2 else y.view_as(x)  # relu in place on a view would cost autograd a copy
         with torch.autocast(x.device.type, enabled=False):
             y = self._normalise(rows.to(torch.promote_types(rows.dtype, torch.float32)), valid)
         return y.view_as(x).to(x.dtype)

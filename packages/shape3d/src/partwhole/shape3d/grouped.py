@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from partwhole.core import distributed
-from partwhole.shape3d.norm import BatchNorm
+from partwhole.core.norm import BatchNorm
 
-ROWS = 2048  # of a piece: some 2 MB in all its layers
+ELEMENTS = 1 << 19  # of a piece in all its layers: 2 MB of float32
 
 
 def group_max(
@@ -35,7 +34,8 @@ def group_max(
     """max over k of relu(norm2(W2 relu(norm1(W1 relu(norm0(point[index_k] - place)))))).
 
     ``point`` (rows, C0), ``place`` (G, C0), ``index`` (G, K) rows of ``point``, of which those that repeat slot 0 come
-    last; ``mask`` (G,) says which groups count, the others come out as 0. -> (G, C2).
+    last; ``mask`` (G,) says which groups count, the others come out as 0. -> (G, C2). The statistics are those of
+    this process.
     """
     with torch.no_grad():
         slot = torch.arange(index.shape[1])
@@ -43,7 +43,8 @@ def group_max(
         order = real.argsort() if mask is None else mask.nonzero().squeeze(1)
         if mask is not None:
             order = order[real[order].argsort()]
-        pieces = Pieces(real[order].tolist(), index.index_select(0, order))
+        rows = max(1, ELEMENTS // (point.shape[1] + sum(map(len, linears))))
+        pieces = Pieces(real[order].tolist(), index.index_select(0, order), rows)
     place = place.index_select(0, order)
     if torch.is_grad_enabled():
         affine = [p for norm in norms for p in (norm.weight, norm.bias)]
@@ -54,18 +55,18 @@ def group_max(
 
 
 class Pieces:
-    """Groups with similar numbers of real slots, together at most ROWS rows (or one group).
+    """Groups with similar numbers of real slots, together at most ``most`` rows (or one group).
 
     Iterating gives (groups, rows, k, extra, flat): the slice of groups, the slice of rows in a tensor of all pieces,
     slots per group, how often slot 0 counts beyond once, and the index of every row, (groups * k,).
     """
 
-    def __init__(self, real: list[int], index: Tensor):
+    def __init__(self, real: list[int], index: Tensor, most: int):
         self.index, self.slots = index, index.shape[1]
         self.cuts: list[tuple[int, int, int]] = []
         start = 0
         for stop in range(1, len(real) + 1):
-            if stop == len(real) or (stop + 1 - start) * real[stop] > ROWS:
+            if stop == len(real) or (stop + 1 - start) * real[stop] > most:
                 self.cuts.append((start, stop, real[stop - 1]))
                 start = stop
         self.rows = sum((stop - start) * k for start, stop, k in self.cuts)
@@ -93,10 +94,13 @@ def _sums(x: Tensor, k: int, extra: int, other: Tensor | None = None) -> Tensor:
 def _statistics(norm: BatchNorm, count: int, sums: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scale s and shift t of ``norm`` for s * y + t, with its mean and 1 / deviation."""
     mean, var = norm.running_mean, norm.running_var
-    if norm.training:
-        first = sums[0] / max(1, count)
-        spread = (sums[1] - count * first.square()).clamp(min=0)
-        mean, var = norm.merge(like.new_full((1,), count), first.to(like), spread.to(like))
+    if norm.training and count > 1:  # as in BatchNorm: a single row has no statistics
+        first = sums[0] / count
+        var = (sums[1] / count - first.square()).clamp(min=0).to(like)
+        mean = first.to(like)
+        if norm.track_running_stats:
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(var * (count / (count - 1)), norm.momentum)
     inverse = (var + norm.eps).rsqrt()
     scale = norm.weight * inverse
     return scale, norm.bias - mean * scale, mean, inverse
@@ -186,19 +190,15 @@ class _GroupMax(torch.autograd.Function):
         point, place, w1, w2, out, y1, best, slot, *scales = ctx.saved_tensors
         pieces: Pieces = ctx.pieces
         (s0, t0, m0, i0), (s1, t1, m1, i1), (s2, _, m2, i2) = scales[:4], scales[4:8], scales[8:]
-        count = distributed.gather(point.new_full((1, 1), pieces.weight)).sum().clamp(min=1)
+        share = 1 / pieces.weight if pieces.weight > 1 else 0.0
 
         def through(sums: Tensor, s: Tensor, m: Tensor, i: Tensor):
-            """Sums (2, C) of u and u * y over this process -> gradients of weight and bias here, and a, b (C,) of
-            the gradient s * u + w * (a + b * y) of y, for which the sums are those of all processes."""
-
-            def weight(sums: Tensor) -> Tensor:
-                return i * (sums[1] - m * sums[0])
-
+            """Sums (2, C) of u and u * y -> gradients of weight and bias, and a, b (C,) of the gradient
+            s * u + w * (a + b * y) of y."""
             sums = sums.to(s)
-            everywhere = distributed.gather(sums[None]).sum(0)
-            b = -s * i * weight(everywhere) / count
-            return weight(sums), sums[0], -s * everywhere[0] / count - b * m, b
+            weight = i * (sums[1] - m * sums[0])
+            b = -s * i * weight * share
+            return weight, sums[0], -s * sums[0] * share - b * m, b
 
         u2 = _relu_backward(grads[0].clone(), out)
         g2, b2, shift, slope = through(torch.stack([u2.sum(0), (u2 * best).sum(0)]), s2, m2, i2)
