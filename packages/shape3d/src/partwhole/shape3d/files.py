@@ -95,8 +95,8 @@ def names(files: list[Path], paths: str | Path | Iterable[str | Path]) -> list[s
 
 
 def read(path: str | Path) -> Geometry:
-    """Reads and checks one shape. Scenes are joined with their transforms; polygons become triangle fans; faces that are
-    degenerate (a repeated corner) or repeated are dropped.
+    """Reads and checks one shape. Scenes are joined with their transforms; polygons become triangle fans; faces that
+    are degenerate (a repeated corner) or repeated are dropped.
 
     Raises BadShape (a ValueError) for anything that is not a usable shape: see `check`.
     """
@@ -137,20 +137,43 @@ def check(geometry: Geometry, path: str | Path = "shape") -> Geometry:
         kind = "NaN" if np.isnan(v[bad]).any() else "infinite"
         raise BadShape(path, f"{len(bad)} vertices that are {kind} (the first is number {bad[0]})", again)
     if not len(f):
-        if len(np.unique(v, axis=0)) < 4:
+        if len(join(v)[0]) < 4:
             raise BadShape(path, f"{len(v)} points, fewer than 4 of them distinct", "a point cloud needs more points")
         return geometry
     if f.min() < 0 or f.max() >= len(v):
         bad = np.flatnonzero(((f < 0) | (f >= len(v))).any(1))
         found = f"{len(bad)} faces that name vertices outside 0..{len(v) - 1} (the first is face {bad[0]})"
         raise BadShape(path, found, again)
-    f = f[(f[:, 0] != f[:, 1]) & (f[:, 1] != f[:, 2]) & (f[:, 2] != f[:, 0])]
-    f = f[np.sort(np.unique(np.sort(f, axis=1), axis=0, return_index=True)[1])]
+    f = proper(f)
     size = np.ptp(v, axis=0).max()
     area = _area_normals(v / size, f)[0] if size > 0 else np.zeros(len(f))
     if not area.sum() > 1e-12:
         raise BadShape(path, f"{len(f)} faces with no area", "it is a line or a point: leave it out")
     return replace(geometry, faces=f[area > 0])
+
+
+def proper(faces: np.ndarray) -> np.ndarray:
+    """The faces (F, 3) that have three different corners, each set of corners once, in their order."""
+    faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
+    return faces[_first_of_each(np.sort(faces, axis=1))]
+
+
+def join(vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows of `vertices` (V, 3), and for every vertex the row that it became (V,)."""
+    order = np.lexsort(vertices.T)
+    new = np.ones(len(vertices), bool)
+    new[1:] = (vertices[order[1:]] != vertices[order[:-1]]).any(1)
+    index = np.empty(len(vertices), np.int64)
+    index[order] = np.cumsum(new) - 1
+    return vertices[order[new]], index
+
+
+def _first_of_each(rows: np.ndarray) -> np.ndarray:
+    """The positions, ascending, at which a row of `rows` (n, 3) of integers occurs for the first time."""
+    order = np.lexsort(rows.T)
+    new = np.ones(len(rows), bool)
+    new[1:] = (rows[order[1:]] != rows[order[:-1]]).any(1)
+    return np.sort(order[new])  # lexsort is stable: the first of equal rows comes first
 
 
 def _fans(counts: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -193,7 +216,7 @@ def _read_off(path: Path) -> Geometry:
 
 def _read_obj(path: Path) -> Geometry:
     # Only v and f lines: no materials, and no vertex split along texture seams (which would break closed meshes).
-    lines = path.read_bytes().replace(b"\\\n", b" ").split(b"\n")
+    lines = [line.lstrip() for line in path.read_bytes().replace(b"\\\n", b" ").split(b"\n")]
     v = [line.split()[1:4] for line in lines if line.startswith((b"v ", b"v\t"))]
     f = [line.split()[1:] for line in lines if line.startswith((b"f ", b"f\t"))]
     if not v:
@@ -201,6 +224,8 @@ def _read_obj(path: Path) -> Geometry:
     if not f:
         raise BadShape(path, f"{len(v)} vertices and no faces", "save points as .ply, .xyz or .npy instead")
     counts = np.array([len(face) for face in f], np.int64)
+    if counts[-1] < 3 and lines[-1]:
+        raise BadShape(path, f"a last face of {counts[-1]} corners", "the file is cut off: download or export it again")
     flat = [corner.partition(b"/")[0] for face in f for corner in face]
     corners = np.array(flat, np.int64)
     if (corners < 0).any():  # counted back from the last vertex read so far
@@ -238,7 +263,7 @@ def _read_trimesh(path: Path) -> Geometry:
 
 def _read_columns(path: Path) -> Geometry:
     text = path.read_bytes()
-    lines = [line for line in text.replace(b",", b" ").split(b"\n") if line.strip() and not line.lstrip()[:1] in b"#/"]
+    lines = [line for line in text.replace(b",", b" ").split(b"\n") if line.strip() and line.lstrip()[:1] not in b"#/"]
     if path.suffix.lower() == ".pts" and lines and len(lines[0].split()) == 1:
         lines = lines[1:]
     width = len(lines[0].split()) if lines else 0
@@ -246,7 +271,9 @@ def _read_columns(path: Path) -> Geometry:
         raise BadShape(path, f"lines of {width} values", "a point cloud has x y z, or x y z nx ny nz, on every line")
     values = b" ".join(lines).split()
     if len(values) != width * len(lines):
-        raise BadShape(path, f"lines of different lengths (the first has {width} values)", "the file is cut off or broken")
+        raise BadShape(
+            path, f"lines of different lengths (the first has {width} values)", "the file is cut off or broken"
+        )
     return _from_table(np.array(values, float).reshape(-1, width))
 
 
@@ -314,10 +341,13 @@ def sample(geometry: Geometry, count: int, seed: int) -> tuple[np.ndarray, np.nd
 
 
 def normalise(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """`points` (P, 3) moved to their mean and scaled so that the farthest is at radius 1; the centre (3,); the radius."""
-    centre = points.mean(0)
-    radius = float(np.linalg.norm(points - centre, axis=1).max()) or 1.0
-    return (points - centre) / radius, centre, radius
+    """`points` (P, 3) moved to their mean and scaled so that the farthest is at radius 1; the centre (3,); the
+    radius."""
+    size = float(np.abs(points).max()) or 1.0  # first, so that no square overflows
+    inside = points / size
+    centre = inside.mean(0)
+    radius = float(np.linalg.norm(inside - centre, axis=1).max()) or 1.0
+    return (inside - centre) / radius, centre * size, radius * size
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
     <folder>/<key[:2]>/<key>.npz     points f16 (P, 3), normals i8 (P, 3), labels u8 or u16 (levels, P), meta JSON
     <folder>/manifest.jsonl          one line per shape and attempt, appended; the last line of a file counts
 
-An entry is written beside its place and renamed, so it is whole or absent, whoever is killed when; several processes may
-use one folder. The key is the SHA-256 of the geometry and of everything that decides the result.
+An entry is written beside its place and renamed, so it is whole or absent, whoever is killed when; several processes
+may use one folder. The key is the SHA-256 of the geometry and of everything that decides the result.
 """
 
 import contextlib
@@ -66,8 +66,8 @@ class Cache:
         return self.folder / key[:2] / f"{key}.npz"
 
     def write(self, key: str, points: np.ndarray, normals: np.ndarray, labels: np.ndarray, meta: dict) -> int:
-        """Writes one entry whole and returns its size in bytes. `points` (P, 3) within radius 1, `normals` (P, 3) unit or
-        zero, `labels` (levels, P) from 0. Raises CacheError where the folder cannot take it."""
+        """Writes one entry whole and returns its size in bytes. `points` (P, 3) within radius 1, `normals` (P, 3) unit
+        or zero, `labels` (levels, P) from 0. Raises CacheError where the folder cannot take it."""
         kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
         arrays = {
             "points": points.astype(np.float16),
@@ -104,7 +104,11 @@ class Cache:
         except Exception as error:  # zipfile, numpy and json each have their own way to say that bytes are missing
             raise Damaged(f"{self.path(key)} is not whole ({type(error).__name__}: {error})") from error
         count = len(entry["points"])
-        if entry["meta"].get("key") != key or entry["normals"].shape != (count, 3) or entry["labels"].shape[-1] != count:
+        if (
+            entry["meta"].get("key") != key
+            or entry["normals"].shape != (count, 3)
+            or entry["labels"].shape[-1] != count
+        ):
             raise Damaged(f"{self.path(key)} does not hold what its name says")
         return entry
 
@@ -129,7 +133,9 @@ class Cache:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise CacheError(self.manifest, f"it cannot be read ({error.strerror})", "check the path and access") from error
+            raise CacheError(
+                self.manifest, f"it cannot be read ({error.strerror})", "check the path and access"
+            ) from error
         for line in text.split(b"\n"):
             if line.strip():
                 with contextlib.suppress(ValueError):
@@ -148,7 +154,9 @@ class Cache:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise CacheError(self.folder, "no space left", f"free some or name another folder: {kept}") from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise CacheError(self.folder, "no permission to write", f"name a folder that you own: {kept}") from error
+                raise CacheError(
+                    self.folder, "no permission to write", f"name a folder that you own: {kept}"
+                ) from error
             if error.errno in (errno.ENOTDIR, errno.EEXIST):
                 raise CacheError(self.folder, "a file is where the folder should be", "name another folder") from error
             raise CacheError(self.folder, f"it cannot be written ({error})", kept) from error

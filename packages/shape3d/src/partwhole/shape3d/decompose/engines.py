@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from partwhole.shape3d.decompose import hulls
-from partwhole.shape3d.files import Geometry, normalise
+from partwhole.shape3d.files import Geometry, join, normalise, proper
 
 FORMAT = 1  # of the cached entries; part of every key: a change of this code that changes results raises it
 ENGINES = ("auto", "coacd", "vhacd", "points")
@@ -21,8 +21,9 @@ LIMITS = ("cpu_seconds", "wall_seconds", "memory_mb")  # not part of the key: th
 
 @dataclass(frozen=True)
 class Decompose:
-    """How shapes are decomposed. `engine`: auto (CoACD for meshes, points for clouds), coacd, vhacd, points, or your own
-    function as "package.module:name", called as name(vertices, faces, threshold, options) -> list of (n, 3) hull vertices.
+    """How shapes are decomposed. `engine`: auto (CoACD for meshes, points for clouds), coacd, vhacd, points, or your
+    own function as "package.module:name", called as name(vertices, faces, threshold, options) -> list of (n, 3) hull
+    vertices.
 
     `thresholds`: concavity at which cutting stops, one level of components each, all of them stored. The mcts_* and
     resolution values are CoACD's (Monte Carlo tree search); `vhacd_*` V-HACD's. Meshes of more than `max_faces` are
@@ -49,7 +50,9 @@ class Decompose:
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES and ":" not in self.engine:
-            raise ValueError(f"engine {self.engine!r} is unknown: one of {', '.join(ENGINES)}, or 'package.module:name'")
+            raise ValueError(
+                f"engine {self.engine!r} is unknown: one of {', '.join(ENGINES)}, or 'package.module:name'"
+            )
         if not self.thresholds or not all(0.01 <= t <= 1 for t in self.thresholds):
             raise ValueError(f"thresholds are {self.thresholds}: give one or more, each from 0.01 to 1")
         object.__setattr__(self, "thresholds", tuple(float(t) for t in self.thresholds))
@@ -78,8 +81,8 @@ def stages(engine: str, is_mesh: bool) -> list[str]:
 def run(stage: str, geometry: Geometry, points: np.ndarray, options: Decompose) -> np.ndarray:
     """Components (levels, P) int64 of `points` (P, 3), normalised as in `files.normalise`, by one engine.
 
-    `geometry` must be in the same frame as the points. Raises RuntimeError or ValueError where the engine returns nothing
-    usable; the engine itself may do worse, so call it in a process that may die.
+    `geometry` must be in the same frame as the points. Raises RuntimeError or ValueError where the engine returns
+    nothing usable; the engine itself may do worse, so call it in a process that may die.
     """
     if stage == "points":
         from partwhole.shape3d.decompose.points import decompose_points
@@ -128,7 +131,9 @@ def _coacd(
     return [part[0] for part in parts]
 
 
-def _coacd_preprocessed(vertices: np.ndarray, faces: np.ndarray, threshold: float, options: Decompose) -> list[np.ndarray]:
+def _coacd_preprocessed(
+    vertices: np.ndarray, faces: np.ndarray, threshold: float, options: Decompose
+) -> list[np.ndarray]:
     return _coacd(vertices, faces, threshold, options, preprocess="on")
 
 
@@ -148,24 +153,19 @@ def _vhacd(vertices: np.ndarray, faces: np.ndarray, threshold: float, options: D
 
 def clean(geometry: Geometry, max_faces: int) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and faces for an engine: equal vertices joined, unused ones dropped, at most about `max_faces` faces."""
-    vertices, index = np.unique(geometry.vertices, axis=0, return_inverse=True)
-    faces = _proper(index.reshape(-1)[geometry.faces])
+    vertices, index = join(geometry.vertices)
+    faces = proper(index[geometry.faces])
     if len(faces) > max_faces:
         import fast_simplification
 
         fewer = fast_simplification.simplify(
-            vertices.astype(np.float32), faces.astype(np.int32), target_reduction=1 - max_faces / len(faces)
+            vertices, faces.astype(np.int32), target_reduction=1 - max_faces / len(faces)
         )
-        simpler, kept = np.asarray(fewer[0], float), _proper(np.asarray(fewer[1], np.int64))
+        simpler, kept = np.asarray(fewer[0], float), proper(np.asarray(fewer[1], np.int64))
         if len(kept) >= 4 and np.isfinite(simpler).all():
             vertices, faces = simpler, kept
     used, index = np.unique(faces, return_inverse=True)
     return np.ascontiguousarray(vertices[used]), index.reshape(-1, 3).astype(np.int32)
-
-
-def _proper(faces: np.ndarray) -> np.ndarray:
-    faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
-    return faces[np.sort(np.unique(np.sort(faces, axis=1), axis=0, return_index=True)[1])]
 
 
 def to_frame(geometry: Geometry, sampled: np.ndarray) -> tuple[Geometry, np.ndarray]:

@@ -31,16 +31,23 @@ class Packed:
 
 
 class Prepared(Sequence[dict[str, Any]]):
-    """A sequence of samples {"points" float32 (P, 3), "normals" float32 (P, 3), "component" int64 (levels, P)} (tensors).
+    """A sequence of samples {"points" float32 (P, 3), "normals" float32 (P, 3), "component" int64 (levels, P)}
+    (tensors).
 
     `names` and `records` (what the manifest says: engine, seconds, components, reasons) are parallel to the samples;
-    `failures` lists (path, reason) of the shapes that could not be decomposed.
+    `failures` lists (path, reason) of the shapes that could not be decomposed; `left` the paths of those that were not
+    reached in the time allowed.
     """
 
     def __init__(
-        self, packed: Packed, names: list[str], records: list[dict[str, Any]], failures: list[tuple[str, str]]
+        self,
+        packed: Packed,
+        names: list[str],
+        records: list[dict[str, Any]],
+        failures: list[tuple[str, str]],
+        left: list[str] | None = None,
     ) -> None:
-        self.packed, self.names, self.records, self.failures = packed, names, records, failures
+        self.packed, self.names, self.records, self.failures, self.left = packed, names, records, failures, left or []
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,17 +69,18 @@ class Prepared(Sequence[dict[str, Any]]):
         """The shapes of `indices` alone, in that order (copied)."""
         entries = [_slice(self.packed, i) for i in indices]
         names, records = [self.names[i] for i in indices], [self.records[i] for i in indices]
-        return Prepared(_concatenate(entries), names, records, self.failures)
+        return Prepared(_concatenate(entries), names, records, self.failures, self.left)
 
     def statistics(self) -> dict[str, Any]:
-        """JSON values: how many shapes were done, cached and failed (with reasons), how many components they have at the
-        first level, which engine made them, how many needed another engine than the first, CPU seconds."""
+        """JSON values: how many shapes were done, cached and failed (with reasons), how many components they have at
+        the first level, which engine made them, how many needed another engine than the first, CPU seconds."""
         counts = [record["components"][0] for record in self.records]
         fresh = [record for record in self.records if not record.get("cached")]
         return {
-            "shapes": len(self.names) + len(self.failures),
+            "shapes": len(self.names) + len(self.failures) + len(self.left),
             "done": len(fresh),
             "cached": len(self.names) - len(fresh),
+            "left": len(self.left),
             "failed": [list(failure) for failure in self.failures],
             "components": {
                 "min": min(counts, default=0),
@@ -86,8 +94,8 @@ class Prepared(Sequence[dict[str, Any]]):
         }
 
     def pack(self, folder: str | Path, *, max_bytes: int = 16 * 2**20) -> list[Path]:
-        """Writes everything as compressed files of at most `max_bytes` (`load` and `restore` read them): about 7 bytes a
-        point. A single shape that is larger than that still gets its file."""
+        """Writes everything as compressed files of at most `max_bytes` (`load` and `restore` read them): about 7 bytes
+        a point. A single shape that is larger than that still gets its file."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("shapes-*.npz"):
@@ -144,7 +152,8 @@ def load(folder: str | Path) -> Prepared:
 
 
 def restore(folder: str | Path, cache: str | Path) -> int:
-    """Puts what `Prepared.pack` wrote into a cache, so that `prepare` on the same files finds it done; returns how many.
+    """Puts what `Prepared.pack` wrote into a cache, so that `prepare` on the same files finds it done; returns how
+    many.
 
     Both machines need the same options and engine versions, which are part of the key."""
     carried, store = load(folder), Cache(cache)

@@ -1,7 +1,8 @@
-"""Child processes that may die: one shape each at a time, watched, killed when they hang, replaced when they are used up.
+"""Child processes that may die: one shape each at a time, watched, killed when they hang, replaced when they are used
+up.
 
-The engines abort and crash whole processes, so none runs in the caller's. Children are fresh interpreters (never forks: a
-forked child of a process in which OpenMP ran hangs), with one thread each, and never import torch.
+The engines abort and crash whole processes, so none runs in the caller's. Children are fresh interpreters (never forks:
+a forked child of a process in which OpenMP ran hangs), with one thread each, and never import torch.
 """
 
 import json
@@ -13,14 +14,20 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 from partwhole.shape3d.decompose.cache import CacheError
 from partwhole.shape3d.decompose.worker import Job
 
 SHAPES_PER_CHILD = 20  # then it is replaced: engines leak, and one of them fails after some hundred meshes
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
+ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 class _Child:
@@ -36,7 +43,8 @@ class _Child:
             env=environment,
             start_new_session=True,  # Ctrl-C in a terminal reaches the caller alone, which then stops its children
         )
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.job: Job | None = None
         self.stage: str | None = None
@@ -104,13 +112,15 @@ def _resident_mb(pid: int) -> float:
         return 0.0
 
 
-def work(jobs: Iterable[Job], workers: int) -> Iterator[dict[str, Any]]:
-    """Does the jobs in `workers` children and yields each one's record as it is finished, whatever happens to the child.
+def work(jobs: Iterable[Job], workers: int, seconds: float | None = None) -> Generator[dict[str, Any], None, None]:
+    """Does the jobs in `workers` children and yields each one's record as it is finished, whatever happens to the
+    child. Stops after `seconds`, and leaves what is not finished.
 
     A stage that ends the process is recorded as a reason and the job goes on with the next one. Raises CacheError when
     the results cannot be written. Closing the generator, or an exception in its consumer, ends the children.
     """
     queue = deque(jobs)
+    deadline = float("inf") if seconds is None else time.monotonic() + seconds
     children: list[_Child] = []
     selector = selectors.DefaultSelector()
 
@@ -120,7 +130,7 @@ def work(jobs: Iterable[Job], workers: int) -> Iterator[dict[str, Any]]:
         child.end()
 
     try:
-        while queue or any(child.job for child in children):
+        while time.monotonic() < deadline and (queue or any(child.job for child in children)):
             for child in [c for c in children if c.job is None and c.left == 0]:
                 drop(child)
             for child in children:

@@ -1,4 +1,5 @@
-"""Decompose many shapes into nearly convex components: what is done is remembered, what fails is told, the rest goes on."""
+"""Decompose many shapes into nearly convex components: what is done is remembered, what fails is told, the rest goes
+on."""
 
 import contextlib
 import hashlib
@@ -16,6 +17,7 @@ from partwhole.shape3d.decompose import packed, pool
 from partwhole.shape3d.decompose.cache import Cache, digest
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.decompose.packed import Prepared
+from partwhole.shape3d.decompose.worker import Job
 
 Paths = str | Path | Iterable[str | Path]
 
@@ -34,14 +36,15 @@ def prepare(
 ) -> Prepared:
     """The shapes of `paths` (files, folders) with their components, from `cache` as far as they are there.
 
-    Only what is missing is done, in `workers` processes (all cores by default) that may die without harm. Interrupted at
-    any moment (Ctrl-C, SIGTERM, SIGKILL), it goes on from there when called again; after `seconds` it stops by itself and
-    returns what it has. `backend` "dask" or "ray" sends the shapes through joblib to the cluster at `address`, whose
-    machines must see `paths` and `cache`. `watch` gets step(done, {"total": n, "failed": n, "cached": n}) and say(text);
-    without one, plain lines are printed.
+    Only what is missing is done, in `workers` processes (all cores by default) that may die without harm. Interrupted
+    at any moment (Ctrl-C, SIGTERM, SIGKILL), it goes on from there when called again; after `seconds` it stops by
+    itself and returns what it has. `backend` "dask" or "ray" sends the shapes through joblib to the cluster at
+    `address`, whose machines must see `paths` and `cache`. `watch` gets step(done, {"total": n, "failed": n, "cached":
+    n}) and say(text); without one, plain lines are printed.
 
-    Raises files.BadShape if there is no file, or none that could be decomposed; CacheError if the cache cannot be written.
-    Failures are remembered and not tried again, unless the file changes or `retry_failed`.
+    Raises files.BadShape if there is no file, or none that could be decomposed; CacheError if the cache cannot be
+    written; TimeoutError if not one was finished in `seconds`. Failures are remembered and not tried again, unless the
+    file changes or `retry_failed`.
     """
     options = Decompose() if options is None else options
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
@@ -76,12 +79,15 @@ def prepare(
         if arrays is not None or not keys:
             break
         known = {identity: record for identity, record in known.items() if record.get("key") not in damaged}
-    failures = [(str(path), _why(records.get(path))) for path in found if path not in set(done)]
+    failures = [(str(p), _why(records[p])) for p in found if records.get(p, {}).get("status") == "failed"]
+    left = [str(path) for path in found if path not in records]
     if arrays is None:
+        if not failures:
+            raise TimeoutError(f"none of {len(left)} shapes was finished in {seconds:g} s: allow more and call again")
         some = "; ".join(f"{Path(path).name}: {why}" for path, why in failures[:3])
-        where = ", ".join(str(path) for path in paths)
+        where = ", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
         raise files.BadShape(where, f"{len(found)} files, none could be decomposed ({some})", f"see {store.manifest}")
-    prepared = Prepared(arrays, [names[path] for path in done], [records[path] for path in done], failures)
+    prepared = Prepared(arrays, [names[path] for path in done], [records[path] for path in done], failures, left)
     watch.say(summary(prepared, store))
     return prepared
 
@@ -92,7 +98,8 @@ def summary(prepared: Prepared, cache: Cache) -> str:
     c = s["components"]
     engines = ", ".join(f"{name} {count}" for name, count in sorted(s["engines"].items()))
     lines = [
-        f"shapes {s['shapes']}   done {s['done']}   cached {s['cached']}   failed {len(s['failed'])}",
+        f"shapes {s['shapes']}   done {s['done']}   cached {s['cached']}   failed {len(s['failed'])}"
+        + (f"   not reached {s['left']}" if s["left"] else ""),
         f"components {c['min']} to {c['max']}, mean {c['mean']:.1f}   engine {engines}   fallbacks {s['fallbacks']}",
         f"CPU seconds {s['seconds']:.0f}   list {cache.manifest}",
     ]
@@ -102,7 +109,7 @@ def summary(prepared: Prepared, cache: Cache) -> str:
     return "\n".join(lines)
 
 
-def _job(path: Path, settings: str, options: Decompose, cache: Cache) -> pool.Job:
+def _job(path: Path, settings: str, options: Decompose, cache: Cache) -> Job:
     stat = path.stat()
     return {
         "path": os.path.abspath(path),
@@ -141,12 +148,12 @@ def _usable(record: dict[str, Any], cache: Cache, retry_failed: bool, damaged: s
     return True
 
 
-def _why(record: dict[str, Any] | None) -> str:
-    return "not done yet: the time was up" if record is None else "; ".join(record["reasons"]) or "unknown"
+def _why(record: dict[str, Any]) -> str:
+    return "; ".join(record["reasons"]) or "unknown"
 
 
 def _run(
-    todo: list[pool.Job],
+    todo: list[Job],
     jobs: dict[str, Path],
     records: dict[Path, dict[str, Any]],
     cache: Cache,
@@ -163,13 +170,12 @@ def _run(
     if not todo:
         return
     watch.say(f"{total} shapes: {cached} known, {len(todo)} to decompose in {workers} processes")
-    start = time.monotonic()
     if backend == "local":
-        results = pool.work(todo, min(workers, len(todo)))
+        results = pool.work(todo, min(workers, len(todo)), seconds)
     else:
         from partwhole.shape3d.decompose.cluster import work as on_cluster
 
-        results = on_cluster(todo, workers, backend, address)
+        results = on_cluster(todo, workers, backend, address, seconds)
     with _terminates_like_ctrl_c(), contextlib.closing(results):
         try:
             for record in results:
@@ -177,9 +183,10 @@ def _run(
                 records[jobs[record["path"]]] = record
                 failed += record["status"] != "done"
                 watch.step(len(records), {"total": total, "failed": failed, "cached": cached})
-                if seconds is not None and time.monotonic() - start > seconds:
-                    watch.say(f"stopped after {seconds:g} s: {len(records)} of {total} shapes are done and kept")
-                    break
+                if "remade" in record:
+                    watch.say(f"decomposed again: {record['path']}: {record['remade']}")
+            if len(records) < total:
+                watch.say(f"stopped after {seconds:g} s: {len(records)} of {total} shapes are done and kept")
         except KeyboardInterrupt:
             watch.say(f"stopped: {len(records)} of {total} shapes are done and kept; the same call goes on from there")
             raise

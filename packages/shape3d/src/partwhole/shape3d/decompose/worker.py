@@ -45,7 +45,8 @@ def _listen(jobs: queue.Queue) -> None:
 
 
 def _limit(cpu_seconds: float | None, memory_mb: int | None) -> None:
-    """Lets this process use so much more CPU time and address space than it has used; beyond that the kernel ends it."""
+    """Lets this process use so much more CPU time and address space than it has used; beyond that the kernel ends
+    it."""
     cpu = resource.RLIM_INFINITY if cpu_seconds is None else int(time.process_time() + cpu_seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     space = resource.RLIM_INFINITY
@@ -82,13 +83,22 @@ def _do(job: Job, begin: Any) -> dict[str, Any]:
         except KeyError:
             meta = None
         except Damaged as error:
-            meta, _ = None, reasons.append(str(error))
+            meta, record["remade"] = None, str(error)
         if meta is not None:
-            return {**record, "status": "done", "key": key, "cached": True, **meta, "bytes": cache.path(key).stat().st_size}
+            return {
+                **record,
+                "status": "done",
+                "key": key,
+                "cached": True,
+                **meta,
+                "bytes": cache.path(key).stat().st_size,
+            }
         sampled, normals, index = files.sample(geometry, options.points, options.seed)
         frame, points = engines.to_frame(geometry, sampled)
     except (files.BadShape, MemoryError, ValueError) as error:
-        found = f"{error.found}; {error.do}" if isinstance(error, files.BadShape) else f"{type(error).__name__}: {error}"
+        found = (
+            f"{error.found}; {error.do}" if isinstance(error, files.BadShape) else f"{type(error).__name__}: {error}"
+        )
         reasons.append(found)
         return failed(None)
 

@@ -1,0 +1,46 @@
+"""The same decomposition on a cluster, through joblib's Dask and Ray back-ends.
+
+Shapes travel as paths and results are written by the machine that made them: all must see the same files and cache.
+What a dead machine had not finished is done by another one, and what it had finished is found in the cache. On each
+machine the engines still run in killable children of their own.
+"""
+
+import importlib
+import time
+import warnings
+from collections.abc import Generator
+from typing import Any
+
+from partwhole.shape3d.decompose import pool
+from partwhole.shape3d.decompose.worker import Job
+
+SHAPES_PER_TASK = 4  # children start once per task, and a dead machine loses at most so many shapes
+
+
+def work(
+    jobs: list[Job], workers: int, backend: str, address: str | None, seconds: float | None = None
+) -> Generator[dict[str, Any], None, None]:
+    """As `pool.work`, on the cluster at `address` (dask: the scheduler's, such as tcp://host:8786; ray: None for one
+    that is already connected); `workers` is how many shapes are worked on at a time, at most.
+
+    Raises ValueError for a backend that joblib does not know, RuntimeError where the cluster lost the same shapes again
+    and again."""
+    import joblib
+
+    if backend == "ray":
+        importlib.import_module("ray.util.joblib").register_ray()
+    arguments: dict[str, Any] = {"scheduler_host": address} if backend == "dask" and address else {}
+    tasks = [jobs[i : i + SHAPES_PER_TASK] for i in range(0, len(jobs), SHAPES_PER_TASK)]
+    start = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*n_jobs.*")  # the cluster's size decides, not this number
+        with joblib.parallel_config(backend=backend, n_jobs=workers, **arguments):
+            parallel: Any = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all")
+            for records in parallel(joblib.delayed(_task)(task) for task in tasks):
+                yield from records
+                if seconds is not None and time.monotonic() - start > seconds:
+                    return
+
+
+def _task(jobs: list[Job]) -> list[dict[str, Any]]:
+    return list(pool.work(jobs, 1))
