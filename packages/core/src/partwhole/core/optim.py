@@ -49,6 +49,13 @@ def gradient_norm(method: nn.Module) -> torch.Tensor:
     return distributed.full(nn.utils.get_total_norm(grads))
 
 
+def scale(method: nn.Module, factor: float) -> None:
+    """Multiply the gradients by ``factor``."""
+    for _, p in trainable(method):
+        if p.grad is not None:
+            p.grad.mul_(factor)
+
+
 def clip(method: nn.Module, norm: torch.Tensor, most: float) -> None:
     """Scale the gradients, whose norm is ``norm``, down to norm ``most`` where it is larger."""
     nn.utils.clip_grads_with_norm_([p for _, p in trainable(method)], most, norm)
@@ -88,4 +95,4 @@ def restore(optimizer: Optimizer, method: nn.Module, saved: Mapping[str, Any]) -
 
 def _whole(value: Any) -> Any:
     value = distributed.full(value)
-    return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value

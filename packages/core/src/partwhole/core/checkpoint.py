@@ -1,0 +1,214 @@
+"""What is kept of a training: its whole state to go on from, and the encoder to use elsewhere.
+
+Files are written beside their place, synced, and renamed: a file of the right name is never half there. Nothing of a
+user's is unpickled: tensors come back through ``weights_only`` or safetensors, the rest is JSON.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from partwhole.core import distributed, optim
+from partwhole.core.encoder import Encoder, build, describe
+
+FORMAT = "partwhole training state, version 1"
+LAST = "last.pt"
+
+
+class NotSaved(OSError):
+    """A file could not be written; what was there before is as it was."""
+
+
+class BadCheckpoint(ValueError):
+    """A file is truncated, foreign, or of another network."""
+
+
+class OtherRecipe(ValueError):
+    """The folder holds a run of another recipe."""
+
+
+# ------------------------------------------------------------------ training state
+
+
+def save(folder: Path, method: nn.Module, optimizer: Optimizer, step: int, identity: Mapping[str, Any]) -> None:
+    """Write ``folder/last.pt``: the state after ``step`` steps. All ranks call it, rank 0 writes; NotSaved on all."""
+    state = {
+        "format": FORMAT,
+        "step": step,
+        "identity": json.dumps(identity, sort_keys=True),
+        "method": _method_state(method),
+        "optimizer": optim.state(optimizer, method),
+    }
+
+    def write() -> None:
+        if distributed.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(folder / LAST, lambda file: torch.save(state, file))
+
+    distributed.attempt(lambda: _reported(write, folder / LAST), f"saving step {step} to {folder}")
+
+
+def load(folder: Path, method: nn.Module, optimizer: Optimizer, identity: Mapping[str, Any]) -> int:
+    """Take back what ``save`` wrote, on any number of ranks, sharded or not; return the step, 0 if there is nothing.
+
+    Raises BadCheckpoint for a file that cannot be read or is of another network, and OtherRecipe, naming the fields,
+    where the saved identity differs from ``identity``.
+    """
+    path = folder / LAST
+    if not path.exists():
+        return 0
+    state = read(path)
+    differing = differences(json.loads(state["identity"]), json.loads(json.dumps(identity)))
+    if differing:
+        raise OtherRecipe(
+            f"{folder} holds a run of another recipe, at step {state['step']}: {'; '.join(differing)}. "
+            f"Choose another folder, or the same recipe to go on with it, or delete {path} to start again"
+        )
+    try:
+        _restore_method(method, state["method"])
+        optim.restore(optimizer, method, state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise BadCheckpoint(f"{path} is of another network than this recipe builds: {error}") from error
+    return state["step"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The saved state as a dict of plain values and CPU tensors. BadCheckpoint where it is not one."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise BadCheckpoint(
+            f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint, it may be truncated or of another "
+            f"program ({type(error).__name__}). Delete it to start again"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise BadCheckpoint(f"{path} is not a {FORMAT!r}, but {found!r}. Delete it or choose another folder")
+    return state
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, such as "fit.lr: 0.001 there, 0.0003 now"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+    return [] if old == new else [f"{name}: {old!r} there, {new!r} now"]
+
+
+def _method_state(method: nn.Module) -> dict[str, Tensor]:
+    """The whole state on the CPU; a tensor under several names is kept once."""
+    kept: dict[Any, Tensor] = {}
+    out = {}
+    for name, x in method.state_dict().items():
+        local = x.to_local() if hasattr(x, "to_local") else x
+        key = (local.data_ptr(), x.shape, x.stride()) if local.numel() else name
+        if key not in kept:  # every rank meets the same names in the same order
+            kept[key] = distributed.full(x).detach().cpu()
+        out[name] = kept[key]
+    return out
+
+
+def _restore_method(method: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    if any(distributed.is_sharded(m) for m in method.modules()):
+        mine = method.state_dict()
+        saved = {k: distributed.like(v, mine[k]) if k in mine else v for k, v in saved.items()}
+    method.load_state_dict(saved)
+
+
+# ------------------------------------------------------------------ the encoder
+
+
+def save_encoder(encoder: Encoder, folder: str | Path) -> None:
+    """Write ``encoder.safetensors`` (weights) and ``encoder.json`` (how to build it). All ranks call, rank 0 writes."""
+    from safetensors.torch import save as to_bytes
+
+    folder = Path(folder)
+    about = {"format": 1, "encoder": describe(encoder)}
+    weights = {k: v.clone().contiguous() for k, v in _method_state(encoder).items()}
+
+    def write() -> None:
+        if distributed.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(folder / "encoder.safetensors", lambda file: file.write(to_bytes(weights)))
+            write_file(folder / "encoder.json", lambda file: file.write(json.dumps(about, indent=2).encode()))
+
+    distributed.attempt(lambda: _reported(write, folder / "encoder.safetensors"), f"saving the encoder to {folder}")
+
+
+def load_encoder(folder: str | Path, *, allow: Sequence[str] = ()) -> Encoder:
+    """Rebuild the encoder that a run left in ``folder``, in eval mode on the CPU.
+
+    Its class must live in partwhole, or in a package named in ``allow``: no other code runs, and nothing is unpickled.
+    Raises FileNotFoundError where there is none, BadCheckpoint for damaged or foreign files.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    about_path, weights_path = folder / "encoder.json", folder / "encoder.safetensors"
+    for path in (about_path, weights_path):
+        if not path.exists():
+            there = "a folder without it" if folder.is_dir() else "no such folder"
+            raise FileNotFoundError(f"no encoder in {folder}: {path.name} is missing ({there}). A finished run has one")
+    try:
+        about = json.loads(about_path.read_text())
+        described = about["encoder"] if about["format"] == 1 else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadCheckpoint(f"{about_path} is damaged or foreign: {type(error).__name__}: {error}") from error
+    if described is None:
+        raise BadCheckpoint(f"{about_path} has format {about['format']!r}, and this version reads 1")
+    encoder = build(described, allow=allow)
+    try:
+        encoder.load_state_dict(load_file(weights_path))
+    except (SafetensorError, RuntimeError) as error:
+        raise BadCheckpoint(f"{weights_path} is truncated or of another encoder: {error}") from error
+    assert isinstance(encoder, Encoder)
+    return encoder.eval()
+
+
+# ------------------------------------------------------------------ files
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let ``write`` fill a new file, sync it, and put it in the place of ``path`` at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the rename itself must reach the disk too
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _reported(write: Callable[[], None], path: Path) -> None:
+    """``write``, whose failure says what to do. torch wraps a full disk in RuntimeError."""
+    try:
+        write()
+    except (OSError, RuntimeError) as error:
+        try:
+            room = f"; {shutil.disk_usage(path.parent).free / 2**20:.0f} MB are free there"
+        except OSError:
+            room = ""
+        kept = f"The earlier {path} is intact. " if path.exists() else ""
+        raise NotSaved(
+            f"cannot write {path}: {error}{room}. {kept}Free some space or correct the permissions, and run the same "
+            "command again: it goes on from what was saved"
+        ) from error

@@ -1,0 +1,83 @@
+"""Who is told how a long piece of work goes: training, label making, reading."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Protocol, TextIO
+
+
+class Watch(Protocol):
+    """Three calls, from one thread of rank 0."""
+
+    def step(self, done: int, values: Mapping[str, float]) -> None:
+        """``done`` of ``values["total"]`` steps are done; the other values are worth showing."""
+
+    def evaluated(self, done: int, metrics: Mapping[str, float]) -> None:
+        """An evaluation after step ``done`` gave these."""
+
+    def say(self, text: str) -> None:
+        """A message."""
+
+
+class Quiet:
+    """Says nothing."""
+
+    def step(self, done: int, values: Mapping[str, float]) -> None: ...
+
+    def evaluated(self, done: int, metrics: Mapping[str, float]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class Lines:
+    """A plain line at most every ``every`` seconds, and for the last step; for logs and pipes."""
+
+    def __init__(self, out: TextIO | None = None, *, every: float = 1.0):
+        self.out, self.every = out, every
+        self.remaining, self.last = Remaining(), -1e9
+
+    def step(self, done: int, values: Mapping[str, float]) -> None:
+        total, now = int(values.get("total", 0)), time.monotonic()
+        left = self.remaining(done, total)
+        if done != total and now - self.last < self.every:
+            return
+        self.last = now
+        shown = "  ".join(f"{k} {number(v)}" for k, v in values.items() if k != "total")
+        self.say(f"{done}/{total or '?'}  {shown}" + (f"  {left} left" if left else ""))
+
+    def evaluated(self, done: int, metrics: Mapping[str, float]) -> None:
+        self.say(f"{done}  " + "  ".join(f"{k} {number(v)}" for k, v in metrics.items()))
+
+    def say(self, text: str) -> None:
+        out = self.out or sys.stdout
+        out.write(text + "\n")
+        out.flush()
+
+
+class Remaining:
+    """How long the rest takes, at the pace since the second call: the first step (compiling, caches) tells nothing."""
+
+    def __init__(self) -> None:
+        self.origin: tuple[int, float] | None = None
+
+    def __call__(self, done: int, total: int) -> str:
+        """Such as "3 min 20 s"; "" while unknown or where nothing is left."""
+        now = time.monotonic()
+        if self.origin is None or done < self.origin[0]:
+            self.origin = (done, now)
+            return ""
+        steps = done - self.origin[0]
+        return duration((now - self.origin[1]) / steps * (total - done)) if 0 < steps and done < total else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "45 s", "3 min 20 s", "2 h 05 min"."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s} s"
+    return f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
+
+
+def number(value: object) -> str:
+    """A number short enough for a line: four significant digits, integers whole."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
