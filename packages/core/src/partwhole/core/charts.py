@@ -86,8 +86,8 @@ def line_chart(
         return f'<figure class="chart"><p class="name">{escape(title)}</p><p>No finite values.</p></figure>'
     low_x, high_x = min(r[0] for r in shown), max(r[0] for r in shown)
     low_y, high_y = y_range or _padded(min(r[2] for r in shown), max(r[3] for r in shown))
-    if high_x <= low_x:
-        low_x, high_x = (low_x / 2, high_x * 2) if log_x else (low_x - 1, high_x + 1)
+    if high_x - low_x <= 1e-9 * max(abs(low_x), abs(high_x)):
+        low_x, high_x = (low_x / 2, high_x * 2) if log_x else (low_x - 1 - abs(low_x), high_x + 1 + abs(high_x))
     direct = len(series) > 1 and all(len(s.name) <= DIRECT for s in series)
     left = 50.0
     right = size[0] - (18 + 7.4 * max(len(s.name) for s in series) if direct else 14)
@@ -122,7 +122,7 @@ def line_chart(
             f'<text class="label" x="{right + 10:g}" y="{at + 4:.1f}" style="fill:{colour}">{escape(name)}</text>'
             for at, name, colour in _apart(ends, 16, top + 4, bottom - 2)
         ]
-    keys = [_key(s.name, i, len(series)) for i, s in enumerate(series)] if len(series) > 1 else []
+    keys = [_key(s.name, i, len(series)) for i, s in enumerate(series)] if len(series) > 1 and not direct else []
     return _figure(title, f"{y} against {x}" if x and y else title, out, keys, size)
 
 
@@ -225,7 +225,8 @@ def _colour(index: int, count: int) -> str:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    size = max(abs(low), abs(high))
+    room = (high - low) * 0.06 if high - low > 1e-9 * size else size * 0.1 or 1.0
     return low - room, high + room
 
 
@@ -282,4 +283,5 @@ def _figure(title: str, label: str, body: Sequence[str], keys: Sequence[str], si
     name = f'<p class="name">{escape(title)}</p>' if title else ""
     legend = f"<figcaption>{''.join(keys)}</figcaption>" if keys else ""
     svg = f'<svg viewBox="0 0 {size[0]:g} {size[1]:g}" role="img" aria-label="{escape(label)}">{"".join(body)}</svg>'
-    return f'<figure class="chart">{name}{svg}{legend}</figure>'
+    kind = "chart wide" if size[0] > 400 else "chart"
+    return f'<figure class="{kind}">{name}{svg}{legend}</figure>'

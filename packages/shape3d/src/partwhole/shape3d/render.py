@@ -43,7 +43,7 @@ def colours(labels: np.ndarray, layer: str = "") -> np.ndarray:
     return np.where((labels < 0)[:, None], UNKNOWN, PALETTE[labels % len(PALETTE)])
 
 
-def surface(points: np.ndarray, neighbours: int = 12) -> tuple[np.ndarray, float]:
+def surface(points: np.ndarray, neighbours: int = 9) -> tuple[np.ndarray, float]:
     """Normals (P, 3) of the plane through each point's neighbours, sign arbitrary, and the radius at which discs close.
 
     Repeated points are no neighbours of use: the radius is at least a thousandth of the cloud's.
@@ -95,9 +95,8 @@ def raster(
     scale = (size - 2) / max(float((high - low).max()), 1e-6)
     at = (p[:, :2] - (low + high) / 2) * scale
     at = at * np.array([1, -1], np.float32) + size / 2
-    slope = (
-        n[:, :2] / np.maximum(n[:, 2:], 0.2) * np.array([1, -1], np.float32)
-    )  # a disc seen on edge still covers a little
+    steep = np.maximum(n[:, 2:], 0.2)  # a disc seen on edge still covers a little
+    slope = n[:, :2] / steep * np.array([1, -1], np.float32)
     r = max(radius * scale, 0.75)
 
     index = np.full(size * size, -1, np.int32)
@@ -174,7 +173,7 @@ def png(picture: np.ndarray) -> bytes:
     from PIL import Image
 
     out = io.BytesIO()
-    image = Image.fromarray(picture, "RGBA").quantize(255, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image = Image.fromarray(picture).quantize(255, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     image.save(out, "PNG", optimize=True)
     return out.getvalue()
 

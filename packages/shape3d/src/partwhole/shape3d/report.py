@@ -58,7 +58,7 @@ def write_report(
 
     Args:
         folder: of the run; made when it is missing.
-        evaluation, run, metrics: the content of evaluation.json, run.json, metrics.jsonl; read from the folder by default.
+        evaluation, run, metrics: the content of evaluation.json, run.json and metrics.jsonl; by default read from there.
         shown: shapes in any order; the worst and the best are found by their scores.
         title: of the page.
         about: one or two sentences: what was pre-trained, and on what. From the decomposition by default.
@@ -146,16 +146,17 @@ def _few_shot(page: Page, few_shot: Mapping[str, Any], method: str) -> None:
     arms, shots = few_shot["arms"], few_shot.get("shots") or []
     order = [a for a in ARMS if a in arms] + [a for a in arms if a not in ARMS]
     page.section("What the labels bought")
-    charts = []
+    charts, tables = [], []
     for key, name in (("category_iou", "mean over categories"), ("shape_iou", "mean over shapes")):
         cells = {a: [_cell(arms, a, s, key) for s in shots] for a in order}
         if not any(c.count for row in cells.values() for c in row):
             continue
         header, rows = ["training", *[f"k = {s}" for s in shots]], [[_arm(a, method)[0], *cells[a]] for a in order]
-        page.table(header, rows, best="column", caption=f"Part IoU, {name}")
+        tables.append(table_html(header, rows, best="column", caption=f"Part IoU, {name}"))
         series = [Series(_arm(a, method)[0], shots, [c.mean for c in r], [c.std for c in r]) for a, r in cells.items()]
         options = {"x": "k, labelled shapes per category", "log_x": True, "x_ticks": shots}
         charts.append(line_chart(series, title=f"Part IoU, {name}", **options))
+    page.grid(tables)
     draws = few_shot.get("draws")
     over = f"{draws} draws" if draws else "the draws"
     explained = "; ".join(f"{short}: {full}" for short, full in (_arm(a, method) for a in order) if short != full)

@@ -2,7 +2,7 @@
 
 Layout of the packed bytes, N points of all shapes one after the other, deflated and in base64: x, y, z as differences
 from the point before (uint16, modulo 65536; the N low bytes, then the N high bytes, of each axis), normals as two
-octahedral bytes (N, N), then for each shape and layer one byte a point, an index into that layer's ``values``. The points
+octahedral bytes (N, N), then for each shape and layer one byte a point, an index into that layer's ``values``. Points
 of a shape stand in Morton order: neighbours in space are neighbours in the file, and deflate finds little that is new.
 """
 
@@ -50,7 +50,7 @@ def viewer(shapes: Sequence[Shown], *, points: int = 2048) -> str:
 
 
 def pack(shape: Shown, points: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray, list[np.ndarray]]:
-    """One shape as (its entry in the list, xyz (P, 3) uint16, normals (P, 2) uint8, labels (P,) uint8 of each layer)."""
+    """A shape as (entry of the list, xyz (P, 3) uint16, normals (P, 2) uint8, labels (P,) uint8 of each layer)."""
     xyz = np.asarray(shape.points, np.float64)
     keep = np.arange(len(xyz))
     if len(xyz) > points:
