@@ -5,6 +5,7 @@ Axis letters: ... any leading axes (shapes, points, neighbours), D features.
 
 from itertools import pairwise
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core.norm import BatchNorm
@@ -29,18 +30,24 @@ def make_norm(kind: str, dim: int) -> nn.Module:
     raise ValueError(f'norm={kind!r}: expected "batch" or "layer"')
 
 
-class MLP(nn.Module):
-    """Linear, normalise, ReLU, for each pair of ``dims``, on every row: x (..., dims[0]) -> (..., dims[-1])."""
+def rectify(x: Tensor, slope: float) -> Tensor:
+    """(Leaky) ReLU in place."""
+    return F.leaky_relu_(x, slope) if slope else x.relu_()
 
-    def __init__(self, *dims: int, norm: str):
+
+class MLP(nn.Module):
+    """Linear, normalise, (leaky) ReLU, for each pair of ``dims``, on every row: (..., dims[0]) -> (..., dims[-1])."""
+
+    def __init__(self, *dims: int, norm: str, slope: float = 0.0):
         super().__init__()
+        self.slope = slope
         self.linears = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(dims))
         self.norms = nn.ModuleList(make_norm(norm, b) for b in dims[1:])
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])  # relu in place on a view would cost autograd a copy
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            rows = norm(linear(rows), mask).relu_()
+            rows = rectify(norm(linear(rows), mask), self.slope)
         return rows.view(*x.shape[:-1], -1)
 
     def weights(self) -> list[Tensor]:

@@ -7,12 +7,13 @@ no function here waits for the device.
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-ELEMENTS = 1 << 24  # of the distance matrix held at once: 64 MB of float32
+ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}  # of the distance matrix held at once: in the cache; 256 MB
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ def nearest(query: Tensor, xyz: Tensor, k: int, valid: Tensor | None = None) -> 
     return _nearest_top(query, xyz, k, valid)
 
 
-def _nearest_tree(query: Tensor, xyz: Tensor, k: int, valid: Tensor | None, radius: float = np.inf):
+def _nearest_tree(query: Tensor, xyz: Tensor, k: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     from scipy.spatial import KDTree
 
     distance = np.empty((*query.shape[:2], k), np.float32)
@@ -129,31 +130,32 @@ def _nearest_tree(query: Tensor, xyz: Tensor, k: int, valid: Tensor | None, radi
             distance[b], index[b] = np.inf, 0
             continue
         points = xyz[b].numpy() if keep is None else xyz[b].numpy()[keep]
-        # asking for a range gives (Q, k) also for k = 1
-        d, i = KDTree(points).query(query[b].numpy(), k=range(1, k + 1), distance_upper_bound=radius)  # type: ignore[arg-type]
-        i = np.asarray(i)
+        tree: Any = KDTree(points, leafsize=16, balanced_tree=False)
+        d, i = tree.query(query[b].numpy(), k=range(1, k + 1))  # a range: (Q, k) also for k = 1
         missing = i == len(points)
         i = np.where(missing, i[:, :1], i)
-        i[i == len(points)] = 0  # nothing within the radius
         distance[b], index[b] = d, i if keep is None else keep[i]
     return torch.from_numpy(distance), torch.from_numpy(index)
 
 
 def _nearest_top(query: Tensor, xyz: Tensor, k: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    B, P, _ = xyz.shape
+    B, P, D = xyz.shape
     query, xyz = query - xyz[:, :1], xyz - xyz[:, :1]  # far from the origin the expanded square would cancel
     square = xyz.square().sum(-1)[:, None]
     if valid is not None:
         square = square.masked_fill(~valid[:, None], torch.inf)
     found = []
     with torch.autocast(xyz.device.type, enabled=False):
-        for part in query.split(max(1, ELEMENTS // (B * P)), 1):
+        for part in query.split(max(1, ELEMENTS.get(xyz.device.type, 1 << 24) // (B * P)), 1):
             score, index = torch.baddbmm(square, part, xyz.mT, alpha=-2).topk(min(k, P), largest=False)
-            apart = (gather(xyz, index) - part[:, :, None]).square().sum(-1).sqrt()  # exact, unlike the score
+            if D <= 8:  # exact, unlike the score, and cheap
+                apart = (gather(xyz, index) - part[:, :, None]).square().sum(-1)
+            else:
+                apart = (score + part.square().sum(-1, keepdim=True)).clamp(min=0)
             found.append((apart.masked_fill(score.isinf(), torch.inf), index))
-    distance, index = (torch.cat(x, 1) for x in zip(*found, strict=True))
-    distance, order = distance.sort(-1)
-    index = index.gather(-1, order)
+    square, index = (torch.cat(x, 1) for x in zip(*found, strict=True))
+    square, order = square.sort(-1)
+    distance, index = square.sqrt(), index.gather(-1, order)
     index = torch.where(distance.isinf(), index[..., :1], index)
     if k > P:
         distance = torch.cat([distance, distance.new_full((*distance.shape[:2], k - P), torch.inf)], -1)

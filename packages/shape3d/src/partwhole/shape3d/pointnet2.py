@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from partwhole.core import distributed
 from partwhole.core.encoder import Encoder, blank
 from partwhole.shape3d.grouped import group_max
-from partwhole.shape3d.norm import MLP, make_norm
+from partwhole.shape3d.norm import MLP, make_norm, rectify
 from partwhole.shape3d.ops import balls, blend, chosen, farthest_points, gather, interpolation, random_points
 
 # radius, neighbours, widths of the layers: the part segmentation network of the paper
@@ -90,17 +90,18 @@ class Propagate(nn.Module):
     Interpolation is linear as well: the first layer is applied to the coarse points before.
     """
 
-    def __init__(self, fine: int, coarse: int, widths: Sequence[int], *, norm: str):
+    def __init__(self, fine: int, coarse: int, widths: Sequence[int], *, norm: str, slope: float = 0.0):
         super().__init__()
+        self.slope = slope
         self.fine = nn.Linear(fine, widths[0], bias=False)
         self.coarse = nn.Linear(coarse, widths[0], bias=False)
-        self.norm, self.rest = make_norm(norm, widths[0]), MLP(*widths, norm=norm)
+        self.norm, self.rest = make_norm(norm, widths[0]), MLP(*widths, norm=norm, slope=slope)
 
     def forward(self, fine: Tensor, coarse: Tensor, at: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
         """fine (B, L, .), coarse (B, M, .), ``at`` index and weight (B, L, 3) or None for M = 1 -> (B, L, D)."""
         brought = self.coarse(coarse)
         x = (self.fine(fine) + (brought if at is None else blend(brought, *at))).flatten(0, 1)
-        return self.rest(self.norm(x, mask).relu_(), mask).view(*fine.shape[:2], -1)
+        return self.rest(rectify(self.norm(x, mask), self.slope), mask).view(*fine.shape[:2], -1)
 
 
 class PointNet2(Encoder):

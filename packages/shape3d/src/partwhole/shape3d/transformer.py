@@ -1,0 +1,90 @@
+"""Points for core's transformer: patches as tokens (Yu et al., 2022; Pang et al., 2022), and tokens back to points.
+
+Axis letters: B batch, P points, L patches, K points of a patch, D features.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from partwhole.core.encoder import Embed, Encoder, TransformerEncoder, blank, mlp
+from partwhole.shape3d.ops import chosen, farthest_points, gather, interpolation, nearest
+from partwhole.shape3d.pointnet2 import Propagate
+
+
+class PointPatches(Embed):
+    """Points x (B, P, 3), or (B, P, 6) with normals, -> tokens (B, patches, dim), one per patch.
+
+    A patch is a centre, spread by farthest point sampling, with its ``size`` nearest points; a small PointNet sees them
+    relative to the centre, and the centre's place is added. A patch is real if its centre is no repetition, which it
+    is where a shape has fewer points than there are patches; where it has fewer than ``size``, the centre is repeated.
+    Nothing is random: ``forward``, ``position``, ``target`` and ``tokens_valid`` agree on the patches.
+    ``target`` is the places relative to the centre, nearest first, (B, patches, 3 * size).
+    """
+
+    def __init__(self, channels: int = 3, dim: int = 128, *, patches: int = 64, size: int = 32):
+        super().__init__()
+        if channels not in (3, 6) or patches < 1 or size < 1:
+            raise ValueError(
+                f"PointPatches: channels {channels}, patches {patches}, size {size}: expected 3 or 6, 1 or more of each"
+            )
+        self.channels, self.dim, self.patches, self.size = channels, dim, patches, size
+        self.length, self.target_dim = patches, 3 * size
+        self.point, self.patch = mlp(channels, dim, dim, norm="layer"), mlp(2 * dim, 2 * dim, dim, norm="layer")
+        self.place = mlp(3, dim, dim)
+
+    def forward(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        x = blank(x, valid)
+        centre, index = self._patches(x, valid)
+        near = gather(x, index)  # (B, L, K, channels)
+        near = torch.cat([near[..., :3] - centre[:, :, None], near[..., 3:]], -1)
+        each = self.point(near)
+        whole = each.amax(2, keepdim=True)
+        return self.patch(torch.cat([whole.expand_as(each), each], -1)).amax(2) + self.place(centre)
+
+    def position(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        return self.place(self.centres(x, valid)[0])
+
+    def target(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        x = blank(x, valid)
+        centre, index = self._patches(x, valid)
+        return (gather(x[..., :3], index) - centre[:, :, None]).flatten(2)
+
+    def tokens_valid(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
+        if valid is None and x.shape[1] < self.patches:
+            valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        return chosen(self.patches, valid)
+
+    def centres(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Where the patches are (B, patches, 3), and which are real (B, patches)."""
+        xyz = blank(x[..., :3], valid)
+        return gather(xyz, farthest_points(xyz, self.patches, valid)), self.tokens_valid(x, valid)
+
+    def _patches(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Centres (B, L, 3) and the points around them (B, L, K)."""
+        centre, _ = self.centres(x, valid)
+        return centre, nearest(centre, x[..., :3], self.size, valid)[1]
+
+
+class PerPoint(Encoder):
+    """A transformer over patches as an encoder of points: one token per point (B, P, dim).
+
+    The tokens of the three nearest patches are interpolated at each point and joined with its own place and normal by
+    a small MLP. ``encoder`` may come from masked autoencoding.
+    """
+
+    def __init__(self, encoder: TransformerEncoder):
+        super().__init__()
+        if not isinstance(encoder.embed, PointPatches):
+            raise TypeError(
+                f"PerPoint needs a TransformerEncoder over PointPatches, not {type(encoder.embed).__name__}"
+            )
+        self.encoder, self.dim = encoder, encoder.dim
+        self.join = Propagate(encoder.embed.channels, encoder.dim, (encoder.dim, encoder.dim), norm="layer")
+        self.out = nn.Linear(encoder.dim, encoder.dim)
+
+    def forward(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        x = blank(x, valid)
+        tokens = self.encoder(x, valid=valid)
+        centre, real = self.encoder.embed.centres(x, valid)  # type: ignore[operator]
+        at = interpolation(centre, x[..., :3], 3, real)
+        return self.out(self.join(x, blank(tokens, real), at, valid))
