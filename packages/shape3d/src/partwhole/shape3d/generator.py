@@ -1,8 +1,9 @@
 """Generated shapes with known parts: furniture, vehicles, vessels and animals, twelve categories of 2 to 5 parts.
 
-The data that is always there: for the demo, the tests, and for a look at what a method does before real shapes are at hand.
-Parts are joined as in real meshes: closed solids that run into each other (legs into a seat), or one skin over two parts
-(a bottle and its neck, a hind leg that goes on as the back's post), so that convex components and parts agree only roughly.
+The data that is always there: for the demo, the tests, and a look at what a method does before real shapes are at hand.
+Parts are joined as in real meshes: closed solids that run into each other (legs into a seat) or touch (a mug's handle),
+or one skin over two parts (a bottle and its neck, a hind leg that goes on as the back's post), so that convex
+components and parts agree only roughly.
 y is up; a shape is a function of (category, seed, number) alone, however many are asked for.
 Letters: F faces, P points.
 """
@@ -14,17 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from partwhole.shape3d.files import BadShape, Geometry, sample
-from partwhole.shape3d.generate import animals, furniture, vehicles, vessels
+from partwhole.shape3d.generate import animals, furniture, lamps, vehicles, vessels
 from partwhole.shape3d.generate.solids import Dice
 
-BUILDERS = furniture.BUILDERS | vehicles.BUILDERS | vessels.BUILDERS | animals.BUILDERS
+BUILDERS = furniture.BUILDERS | lamps.BUILDERS | vehicles.BUILDERS | vessels.BUILDERS | animals.BUILDERS
 PARTS: dict[str, tuple[str, ...]] = {category: parts for category, (parts, _) in BUILDERS.items()}
 CATEGORIES = tuple(PARTS)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One generated mesh: ``part`` (F,) are ids within ``PARTS[category]``; ``solid`` (F,) numbers its closed pieces."""
+    """One generated mesh: ``part`` (F,) within ``PARTS[category]``; ``solid`` (F,) numbers its closed pieces."""
 
     name: str
     category: str
@@ -50,7 +51,9 @@ def shape(category: str, number: int, *, seed: int = 0) -> Shape:
         start += len(solid.vertices)
     which = np.repeat(np.arange(len(solids)), [len(s.faces) for s in solids])
     geometry = Geometry(np.concatenate(vertices) * stretch, np.concatenate(faces))
-    return Shape(f"{category}/{seed}-{number:04d}", category, geometry, np.concatenate([s.labels for s in solids]), which)
+    return Shape(
+        f"{category}/{seed}-{number:04d}", category, geometry, np.concatenate([s.labels for s in solids]), which
+    )
 
 
 def generate(count: int, *, seed: int = 0, categories: Sequence[str] = CATEGORIES) -> list[Shape]:
@@ -71,7 +74,9 @@ def visible(made: Shape, points: int, *, seed: int = 0) -> tuple[np.ndarray, np.
         found.append((xyz[keep], normals[keep], made.part[face[keep]]))
         have, rounds = have + int(keep.sum()), rounds + 1
         if rounds == 50:
-            raise BadShape(made.name, f"only {have} of {50 * 2 * points} samples lie on the outside", "report this shape")
+            raise BadShape(
+                made.name, f"only {have} of {50 * 2 * points} samples lie on the outside", "report this shape"
+            )
     xyz, normals, part = (np.concatenate(columns)[:points] for columns in zip(*found, strict=True))
     return xyz, normals, part
 
@@ -107,12 +112,14 @@ def winding(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     return total
 
 
-def write(folder: str | Path, count: int, *, seed: int = 0, categories: Sequence[str] = CATEGORIES,
-          suffix: str = ".off") -> list[Path]:  # fmt: skip
+def write(
+    folder: str | Path, count: int, *, seed: int = 0, categories: Sequence[str] = CATEGORIES, suffix: str = ".off"
+) -> list[Path]:
     """Write ``count`` shapes as ``folder/<category>/<seed>-<number>.off`` (or .ply) with ``_labels.txt`` beside each.
 
-    The labels are in the layout of the Labeled Princeton Segmentation Benchmark (a line with a part's name, a line with
-    its 1-based faces), so that ``read_labelled(folder)`` and ``prepare`` read it like any other set. Returns the meshes.
+    The labels are in the layout of the Labeled Princeton Segmentation Benchmark (a line with a part's name, a line
+    with its 1-based faces), so that ``read_labelled(folder)`` and ``prepare`` read it like any other set. Returns the
+    meshes' paths.
     """
     if suffix not in (".off", ".ply"):
         raise ValueError(f"meshes are written as .off or .ply, not as {suffix!r}")
@@ -125,8 +132,15 @@ def write(folder: str | Path, count: int, *, seed: int = 0, categories: Sequence
         if suffix == ".off":
             head = ["OFF", f"{len(v)} {len(f)} 0"]
         else:
-            head = ["ply", "format ascii 1.0", f"element vertex {len(v)}", *(f"property double {axis}" for axis in "xyz"),
-                    f"element face {len(f)}", "property list uchar int vertex_indices", "end_header"]  # fmt: skip
+            head = [
+                "ply",
+                "format ascii 1.0",
+                f"element vertex {len(v)}",
+                *(f"property double {axis}" for axis in "xyz"),
+                f"element face {len(f)}",
+                "property list uchar int vertex_indices",
+                "end_header",
+            ]
         path.write_text("\n".join(head + rows) + "\n")
         lines = []
         for part, name in enumerate(PARTS[made.category]):

@@ -31,9 +31,9 @@ ARRAYS = ("points", "normals", "part", "starts")
 class Labelled(Sequence):
     """A sequence of labelled shapes, made by `read_labelled` or `generated`.
 
-    A sample is {"points" (P, 3) float32 centred on their mean with the farthest at radius 1, "normals" (P, 3) float32 (zeros
-    where unknown), "part" (P,) int64 global part ids, "category" () int64}. Global part ids run over the categories in
-    order: those of category c are ``first[c]`` to ``first[c] + len(parts[c]) - 1``.
+    A sample is {"points" (P, 3) float32 centred on their mean with the farthest at radius 1, "normals" (P, 3) float32
+    (zeros where unknown), "part" (P,) int64 global part ids, "category" () int64}. Global part ids run over the
+    categories in order: those of category c are ``first[c]`` to ``first[c] + len(parts[c]) - 1``.
     ``split`` is "train", "test" or None for each shape; ``paths`` the file each came from; ``problems`` (path, reason)
     pairs, where a reason begins with "skipped" or "kept"; ``note`` says in a sentence what was found.
     """
@@ -92,15 +92,17 @@ def read_labelled(
       ``train_test_split/``; also below ``raw/``, as torch_geometric keeps it (its processed files are never read).
     - meshes with labels of faces, as the Labeled Princeton Segmentation Benchmark: ``<Category>/<id>.off`` (any mesh
       format) and ``<id>_labels.txt``; ``points`` are drawn from each by area, with a fixed ``seed``.
-    - simple: ``<category>/<id>.npz`` with ``points``, ``labels`` and, where known, ``normals``, ``category``, ``split``.
+    - simple: ``<category>/<id>.npz`` with ``points``, ``labels``; optional ``normals``, ``category``, ``split``.
 
-    Broken files are skipped and told in ``.problems``; the rest goes on. ``cache`` is a folder that keeps what was read,
-    so that the second time takes well under a second; it is read again when a file changed. ``watch.say(text)`` is told
-    what is going on. Raises BadShape where there is nothing of the kind, or nothing of it could be read.
+    Broken files are skipped and told in ``.problems``; the rest goes on. ``cache`` is a folder that keeps what was
+    read, so that the second time takes well under a second; it is read again when a file changed. ``watch.say(text)``
+    is told what is going on. Raises BadShape where there is nothing of the kind, or nothing of it could be read.
     """
     if not isinstance(source, str | Path):
         if not hasattr(source, "categories"):
-            raise TypeError(f"cannot read labelled shapes from {type(source).__name__}; expected a folder or a ShapeNet data set")
+            raise TypeError(
+                f"cannot read labelled shapes from {type(source).__name__}; expected a folder or a ShapeNet data set"
+            )
         return _pack(layouts.geometric(source), "a torch_geometric ShapeNet data set", layouts.shapenet_parts())
     path = Path(source)
     if not path.is_dir():
@@ -131,7 +133,7 @@ def read_labelled(
 
 
 def generated(count: int, *, points: int = 2048, seed: int = 0, categories: Sequence[str] | None = None) -> Labelled:
-    """``count`` generated shapes (`partwhole.shape3d.generator`), sampled on their visible surface; no file is needed."""
+    """``count`` generated shapes (`partwhole.shape3d.generator`), sampled on their visible surface; no file needed."""
     from partwhole.shape3d import generator
 
     chosen = tuple(categories or generator.CATEGORIES)
@@ -158,7 +160,7 @@ def _layout(path: Path) -> tuple[str, list[Path]]:
         return "simple", boxes
     pickled = any(path.rglob("processed/*.pt"))
     found = "only processed .pt files, which are pickles" if pickled else "no labelled shapes"
-    do = "expected <synset>/<id>.txt with train_test_split/, or <id>.off with <id>_labels.txt, or .npz with points and labels"
+    do = "expected <synset>/<id>.txt and train_test_split/, <id>.off and <id>_labels.txt, or .npz of points and labels"
     raise BadShape(path, found, do)
 
 
@@ -174,7 +176,9 @@ def _pack(found: Iterable[Record | Problem], what: str, known: dict[str, tuple[s
     problems = [(p.path, p.reason) for p in found if isinstance(p, Problem)]
     if not records:
         first = f"; the first: {problems[0][0]}: {problems[0][1]}" if problems else ""
-        raise BadShape(what, f"no shape could be read ({len(problems)} problems{first})", "see the layouts of read_labelled")
+        raise BadShape(
+            what, f"no shape could be read ({len(problems)} problems{first})", "see the layouts of read_labelled"
+        )
     seen: dict[str, set[str]] = {}
     for r in records:
         seen.setdefault(r.category, set()).update(r.parts)
@@ -188,7 +192,8 @@ def _pack(found: Iterable[Record | Problem], what: str, known: dict[str, tuple[s
         if len(mine) == 1:
             problems.append((mine[0].path or mine[0].name, f"kept: the only shape of category {c}; it cannot be split"))
     skipped = sum(reason.startswith("skipped") for _, reason in problems)
-    note = f"{what}: {len(records)} shapes of {len(seen)} categories, {sum(map(len, parts.values()))} parts, {skipped} skipped"
+    total = sum(map(len, parts.values()))
+    note = f"{what}: {len(records)} shapes of {len(seen)} categories, {total} parts, {skipped} skipped"
     arrays = {
         "points": np.concatenate([files.normalise(r.points)[0].astype(np.float32) for r in records]),
         "normals": np.concatenate([r.normals.astype(np.float32) for r in records]),
@@ -196,17 +201,23 @@ def _pack(found: Iterable[Record | Problem], what: str, known: dict[str, tuple[s
         "starts": np.cumsum([0, *(len(r.points) for r in records)]),
     }
     return Labelled(
-        categories=order, parts=list(parts.values()), names=[r.name for r in records],
-        category=[order.index(r.category) for r in records], split=[r.split for r in records],
-        paths=[r.path for r in records], problems=problems, note=note, arrays=arrays,
-    )  # fmt: skip
+        categories=order,
+        parts=list(parts.values()),
+        names=[r.name for r in records],
+        category=[order.index(r.category) for r in records],
+        split=[r.split for r in records],
+        paths=[r.path for r in records],
+        problems=problems,
+        note=note,
+        arrays=arrays,
+    )
 
 
 def _numeric(name: str) -> tuple:
     return (0, int(name), "") if re.fullmatch(r"-?\d+", name) else (1, 0, name)
 
 
-# The cache: a folder of plain arrays and one JSON file, written beside and renamed, so that a reader never sees half of it.
+# The cache: a folder of plain arrays and one JSON file, written beside and renamed: a reader never sees half of it.
 
 
 def _key(layout: str, path: Path, listed: list[Path], points: int, seed: int) -> str:
@@ -257,6 +268,10 @@ def _load(folder: Path) -> Labelled | None:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
         meta["problems"] = [(path, reason) for path, reason in meta["problems"]]
         sizes = {len(arrays[name]) for name in ARRAYS[:3]} | {int(arrays["starts"][-1])}
-        return Labelled(**meta, arrays=arrays) if len(sizes) == 1 and len(arrays["starts"]) == len(meta["names"]) + 1 else None
+        return (
+            Labelled(**meta, arrays=arrays)
+            if len(sizes) == 1 and len(arrays["starts"]) == len(meta["names"]) + 1
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError):
         return None

@@ -18,11 +18,23 @@ from partwhole.shape3d.files import BadShape, Geometry
 
 # Category -> (folder, number of parts), in the published order: global part ids 0 to 49 run through it.
 SHAPENET_PART = {
-    "Airplane": ("02691156", 4), "Bag": ("02773838", 2), "Cap": ("02954340", 2), "Car": ("02958343", 4),
-    "Chair": ("03001627", 4), "Earphone": ("03261776", 3), "Guitar": ("03467517", 3), "Knife": ("03624134", 2),
-    "Lamp": ("03636649", 4), "Laptop": ("03642806", 2), "Motorbike": ("03790512", 6), "Mug": ("03797390", 2),
-    "Pistol": ("03948459", 3), "Rocket": ("04099429", 3), "Skateboard": ("04225987", 3), "Table": ("04379243", 3),
-}  # fmt: skip
+    "Airplane": ("02691156", 4),
+    "Bag": ("02773838", 2),
+    "Cap": ("02954340", 2),
+    "Car": ("02958343", 4),
+    "Chair": ("03001627", 4),
+    "Earphone": ("03261776", 3),
+    "Guitar": ("03467517", 3),
+    "Knife": ("03624134", 2),
+    "Lamp": ("03636649", 4),
+    "Laptop": ("03642806", 2),
+    "Motorbike": ("03790512", 6),
+    "Mug": ("03797390", 2),
+    "Pistol": ("03948459", 3),
+    "Rocket": ("04099429", 3),
+    "Skateboard": ("04225987", 3),
+    "Table": ("04379243", 3),
+}
 SHAPENET_FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
 
 
@@ -72,8 +84,8 @@ def shapenet_root(path: Path) -> Path | None:
 def shapenet(root: Path) -> Found:
     """``<folder>/<id>.txt`` with lines x y z [nx ny nz] label, ``synsetoffset2category.txt``, ``train_test_split/``.
 
-    The official validation shapes count as "train" (the k labelled shapes of the paper come from both). Categories beyond
-    the 16 get the part ids that occur in their files.
+    The official validation shapes count as "train" (the k labelled shapes of the paper come from both). Categories
+    beyond the 16 get the part ids that occur in their files.
     """
     names = {folder: category for category, (folder, _) in SHAPENET_PART.items()}
     table = root / "synsetoffset2category.txt"
@@ -86,7 +98,9 @@ def shapenet(root: Path) -> Found:
     for part, kind in (("train", "train"), ("val", "train"), ("test", "test")):
         listed = root / "train_test_split" / f"shuffled_{part}_file_list.json"
         try:
-            split.update(dict.fromkeys(("/".join(name.split("/")[-2:]) for name in json.loads(listed.read_text())), kind))
+            split.update(
+                dict.fromkeys(("/".join(name.split("/")[-2:]) for name in json.loads(listed.read_text())), kind)
+            )
         except (OSError, ValueError, AttributeError) as error:
             yield Problem(str(listed), f"kept: no usable split file ({type(error).__name__}); its shapes have no split")
     official, seen = shapenet_parts(), set()
@@ -111,7 +125,9 @@ def shapenet(root: Path) -> Found:
     missing = sorted(split.keys() - seen)
     if missing:
         where = str(root / "train_test_split")
-        yield Problem(where, f"skipped: {len(missing)} shapes of the split files are not there, the first is {missing[0]}")
+        yield Problem(
+            where, f"skipped: {len(missing)} shapes of the split files are not there, the first is {missing[0]}"
+        )
 
 
 def geometric(dataset: Any) -> Found:
@@ -182,7 +198,9 @@ def _face_labels(path: Path, faces: int) -> tuple[np.ndarray, tuple[str, ...], i
         try:
             index = np.array(listed.split(), np.int64)
         except ValueError:
-            raise BadShape(path, f"a line of faces of {name!r} that are not whole numbers", "correct the file") from None
+            raise BadShape(
+                path, f"a line of faces of {name!r} that are not whole numbers", "correct the file"
+            ) from None
         if index.min() < 1 or index.max() > faces:
             found = f"labels for faces {index.min()} to {index.max()} where the mesh has faces 1 to {faces}"
             raise BadShape(path, found, "labels and mesh do not belong together: find the right pair")
@@ -192,7 +210,7 @@ def _face_labels(path: Path, faces: int) -> tuple[np.ndarray, tuple[str, ...], i
 
 
 def simple(root: Path, paths: list[Path]) -> Found:
-    """``.npz`` with ``points`` (P, 3) and ``labels`` (P,), and, where known, ``normals`` (P, 3), ``category``, ``split``.
+    """``.npz`` with ``points`` (P, 3) and ``labels`` (P,); optional ``normals`` (P, 3), ``category``, ``split``.
 
     The category is the file's ``category`` or else its folder. The part ids of a category are those that occur, unless
     ``parts.json`` beside or above ({"chair": ["back", "seat"]}) names them: then ids are positions in that list.
@@ -204,7 +222,10 @@ def simple(root: Path, paths: list[Path]) -> Found:
         try:
             named = {str(c): [str(p) for p in parts] for c, parts in json.loads(listed.read_text()).items()}
         except (ValueError, AttributeError, TypeError) as error:
-            yield Problem(str(listed), f'kept: not a list of part names for each category ({error}); expected {{"chair": ["back"]}}')
+            yield Problem(
+                str(listed),
+                f'kept: not a list of part names for each category ({error}); expected {{"chair": ["back"]}}',
+            )
     for path in paths:
         try:
             with np.load(path, allow_pickle=False) as data:
@@ -234,7 +255,9 @@ def _simple_record(path: Path, root: Path, arrays: dict[str, np.ndarray], named:
     _check_known(path, part, labels, category, parts)
     normals = np.asarray(arrays.get("normals", np.zeros((len(points), 3))), np.float32)
     if normals.shape != (len(points), 3):
-        raise BadShape(path, f"normals of shape {normals.shape} for {len(points)} points", "expected one for each point")
+        raise BadShape(
+            path, f"normals of shape {normals.shape} for {len(points)} points", "expected one for each point"
+        )
     _check_finite(path, points)
     folder = next((p for p in reversed(path.relative_to(root).parts[:-1]) if p in ("train", "val", "test")), None)
     split = str(arrays["split"]) if "split" in arrays else folder
@@ -251,10 +274,14 @@ def _columns(path: Path) -> np.ndarray:
     try:
         values = np.array(text.split(), np.float32)
     except ValueError as error:
-        raise BadShape(path, f"something that is not a number ({str(error)[:60]})", "expected x y z nx ny nz label") from error
+        raise BadShape(
+            path, f"something that is not a number ({str(error)[:60]})", "expected x y z nx ny nz label"
+        ) from error
     width = len(values) // max(lines, 1)
     if width not in (4, 7) or width * lines != len(values):
-        raise BadShape(path, f"{len(values)} values on {lines} lines", "expected x y z [nx ny nz] label on each: is it cut off?")
+        raise BadShape(
+            path, f"{len(values)} values on {lines} lines", "expected x y z [nx ny nz] label on each: is it cut off?"
+        )
     return values.reshape(lines, width)
 
 

@@ -1,4 +1,4 @@
-"""Views of a shape: what a method hides or changes before the network sees it. Pure functions of a sample and torch's RNG.
+"""Views of a shape: what a method hides or changes before the network sees it, by torch's generator alone.
 
 Letters: P points of a sample, N points of a view, L levels of components.
 """
@@ -68,7 +68,7 @@ def choose(size: int, count: int, *, dropout: float = 0.0) -> Tensor:
 
 @dataclass(frozen=True)
 class Augment:
-    """A random view of a sample: {"x": (N, 3), or (N, 6) with normals, "valid": (N,) bool, and what came with the points}.
+    """A random view of a sample: {"x": (N, 3 or, with normals, 6), "valid": (N,) bool, and what the points have}.
 
     points: how many; drawn without repetition from the sample's, or with it where there are fewer.
     rotate: "axis" turns about ``up``, "so3" about any axis, "none" not at all.

@@ -1,13 +1,24 @@
-"""Chairs, tables, beds and lamps. Each builder draws a style and proportions, and returns labelled solids."""
+"""Chairs, tables and beds. Each builder draws a style and proportions, and returns labelled solids."""
 
 import numpy as np
 
-from partwhole.shape3d.generate.solids import SQUARE, Dice, Solid, bar, bezier, both, box, loft, oval, revolve, shell, tube
+from partwhole.shape3d.generate.solids import (
+    SQUARE,
+    Dice,
+    Solid,
+    bar,
+    bezier,
+    both,
+    box,
+    loft,
+    revolve,
+    tube,
+    vec,
+)
 
 CHAIR = ("back", "seat", "leg", "arm")
 TABLE = ("top", "leg", "shelf", "drawer")
 BED = ("frame", "mattress", "headboard", "pillow", "leg")
-LAMP = ("base", "pole", "shade")
 
 
 def _corners(width: float, depth: float) -> list[tuple[float, float]]:
@@ -27,12 +38,25 @@ def chair(dice: Dice) -> list[Solid]:
     top = height + thick / 2
     round_seat = style != "armchair" and dice.chance(0.3)
     solids.append(
-        revolve([(0.45, -thick / 2), (0.5, -thick / 6), (0.48, thick / 2)], seat, centre=(0, height, 0), sides=14,
-                stretch=(width, depth), power=dice(2.0, 3.5))
+        revolve(
+            [(0.45, -thick / 2), (0.5, -thick / 6), (0.48, thick / 2)],
+            seat,
+            centre=(0, height, 0),
+            sides=14,
+            stretch=(width, depth),
+            power=dice(2.0, 3.5),
+        )
         if round_seat
-        else box((0, height, 0), (width, thick, depth), seat, bevel=thick * dice(0.1, 0.4), top=dice(0.92, 1.0), sides=8,
-                 power=dice(6, 14))
-    )  # fmt: skip
+        else box(
+            (0, height, 0),
+            (width, thick, depth),
+            seat,
+            bevel=thick * dice(0.1, 0.4),
+            top=dice(0.92, 1.0),
+            sides=8,
+            power=dice(6, 14),
+        )
+    )
     inset = 0.8 if round_seat else 0.9
     z_back = -depth / 2 * (0.85 if round_seat else 0.93)
     square = SQUARE if dice.chance(0.5) else 2.0
@@ -45,10 +69,21 @@ def chair(dice: Dice) -> list[Solid]:
             if posts and z < 0:
                 bend = (x, height * dice(0.98, 1.02), z)
                 path = [(x * (1 + splay), 0, z * (1 + splay)), bend, (x, height + tall, z + lean)]
-                solids.append(tube(np.array(path), radius * np.array([tip, 1, 0.8]), [leg, back], sides=sides, power=square))
+                solids.append(
+                    tube(np.array(path), radius * np.array([tip, 1, 0.8]), [leg, back], sides=sides, power=square)
+                )
             else:
-                solids.append(bar((x, height, z), (x * (1 + splay), 0, z * (1 + splay)), radius, leg, tip=tip, sides=sides,
-                                  power=square))  # fmt: skip
+                solids.append(
+                    bar(
+                        (x, height, z),
+                        (x * (1 + splay), 0, z * (1 + splay)),
+                        radius,
+                        leg,
+                        tip=tip,
+                        sides=sides,
+                        power=square,
+                    )
+                )
         if dice.chance(0.3):
             y, x = height * dice(0.3, 0.5), width * inset / 2
             solids += both(bar((x, y, -depth * inset / 2), (x, y, depth * inset / 2), radius * 0.6, leg, sides=5))
@@ -64,8 +99,14 @@ def chair(dice: Dice) -> list[Solid]:
     elif style == "sledge":
         x, z = width * 0.43, depth * 0.44
         path = [(x, height, z), (x, 0.03, z), (x, 0.03, -z), (x, height, -z)]
-        rounded = np.concatenate([path[:1], bezier([(x, 0.15, z), (x, 0.02, z), (x, 0.03, z - 0.12)], 4),
-                                  bezier([(x, 0.03, -z + 0.12), (x, 0.02, -z), (x, 0.15, -z)], 4), path[-1:]])  # fmt: skip
+        rounded = np.concatenate(
+            [
+                path[:1],
+                bezier([(x, 0.15, z), (x, 0.02, z), (x, 0.03, z - 0.12)], 4),
+                bezier([(x, 0.03, -z + 0.12), (x, 0.02, -z), (x, 0.15, -z)], 4),
+                path[-1:],
+            ]
+        )
         solids += both(tube(rounded, radius * 0.8, leg, sides=6))
     else:
         for x, z in _corners(width * 0.85, depth * 0.85):
@@ -79,11 +120,21 @@ def chair(dice: Dice) -> list[Solid]:
             solids += both(box((x, bottom + size[1] / 2, 0), size, arm, bevel=wide * 0.3, sides=8, power=7))
         elif dice.chance(0.5):
             front, thin = depth * dice(0.2, 0.4), dice(0.028, 0.05)
-            solids += both(bar((x, top + rise, z_back + lean * 0.4), (x, top + rise, front), (thin * 1.3, thin), arm, sides=6,
-                               power=4))  # fmt: skip
+            solids += both(
+                bar(
+                    (x, top + rise, z_back + lean * 0.4),
+                    (x, top + rise, front),
+                    (thin * 1.3, thin),
+                    arm,
+                    sides=6,
+                    power=4,
+                )
+            )
             solids += both(bar((x, top - thick, front - 0.04), (x, top + rise, front - 0.06), thin * 0.8, arm, sides=6))
         else:
-            rail = bezier([(x, top + rise, z_back + lean * 0.4), (x, top + rise, depth * 0.6), (x, top - thick, depth * 0.3)], 8)
+            rail = bezier(
+                [(x, top + rise, z_back + lean * 0.4), (x, top + rise, depth * 0.6), (x, top - thick, depth * 0.3)], 8
+            )
             solids += both(tube(rail, dice(0.028, 0.045), arm, sides=6))
     return solids
 
@@ -95,8 +146,18 @@ def _chair_back(
     kind = dice.pick("panel", "rails", "spindles", "curved") if style != "armchair" else "cushion"
     if kind == "cushion":
         thick = dice(0.18, 0.3)
-        return [box((0, top + tall / 2 - 0.12, z), (width, tall + 0.24, thick), back, bevel=thick * 0.25, sides=8, power=7,
-                    lean=(0, lean), top=(1, 0.8))]  # fmt: skip
+        return [
+            box(
+                (0, top + tall / 2 - 0.12, z),
+                (width, tall + 0.24, thick),
+                back,
+                bevel=thick * 0.25,
+                sides=8,
+                power=7,
+                lean=(0, lean),
+                top=(1, 0.8),
+            )
+        ]
     solids: list[Solid] = []
     if not posts and kind in ("rails", "spindles"):
         path = np.array([(width / 2, top - 0.1, z), (width / 2, top + tall, z + lean)])
@@ -108,12 +169,14 @@ def _chair_back(
     if kind == "rails":
         half = np.array([width / 2, 0, 0])
         for t in np.linspace(0.3, 0.94, dice.count(2, 4)):
-            solids.append(bar(at(t) - half, at(t) + half, (0.02, dice(0.04, 0.09)), back, across=(0, 0, 1), sides=6, power=4))
+            solids.append(
+                bar(at(t) - half, at(t) + half, (0.02, dice(0.04, 0.09)), back, across=(0, 0, 1), sides=6, power=4)
+            )
     elif kind == "spindles":
         half, low = np.array([width / 2, 0, 0]), 0.22 if dice.chance(0.5) else -0.06
         solids.append(bar(at(0.93) - half, at(0.93) + half, (0.025, 0.06), back, across=(0, 0, 1), sides=6, power=4))
         for x in np.linspace(-0.36, 0.36, dice.count(3, 6)) * width:
-            solids.append(bar(at(low) + [x, 0, 0], at(0.93) + [x, 0, 0], 0.022, back, sides=5))
+            solids.append(bar(at(low) + vec(x, 0, 0), at(0.93) + vec(x, 0, 0), 0.022, back, sides=5))
         if low > 0:
             solids.append(bar(at(low) - half, at(low) + half, (0.02, 0.045), back, across=(0, 0, 1), sides=6, power=4))
     else:  # one panel, flat or bent around the sitter, from the seat or floating on two straps
@@ -123,7 +186,7 @@ def _chair_back(
         for x in np.linspace(-0.5, 0.5, 7):
             upper = 0.98 - (1 - narrow) * 0.5 * (2 * x) ** 2
             corners = [(start, thick), (start, -thick), (upper, -thick), (upper, thick)]
-            rings.append([at(t) + [x * width, 0, bow * (2 * x) ** 2 - bow + dz] for t, dz in corners])
+            rings.append([at(t) + vec(x * width, 0, bow * (2 * x) ** 2 - bow + dz) for t, dz in corners])
         solids.append(loft(np.array(rings), back))
         if posts and bow:
             solids[-1].vertices[:, 2] += bow
@@ -139,11 +202,16 @@ def table(dice: Dice) -> list[Solid]:
         depth = width * dice(0.7, 1.0)
     thick = dice(0.04, 0.1)
     solids = [
-        revolve([(0.47, -thick / 2), (0.5, -thick / 4), (0.5, thick / 2)], top, centre=(0, height, 0), sides=20,
-                stretch=(width, depth))
+        revolve(
+            [(0.47, -thick / 2), (0.5, -thick / 4), (0.5, thick / 2)],
+            top,
+            centre=(0, height, 0),
+            sides=20,
+            stretch=(width, depth),
+        )
         if round_top
         else box((0, height, 0), (width, thick, depth), top, bevel=thick * 0.2, sides=8, power=dice(8, 20))
-    ]  # fmt: skip
+    ]
     kind = dice.pick("pedestal", "four") if round_top else dice.pick("four", "four", "four", "panels", "double")
     inset = dice(0.6, 0.68) if round_top else dice(0.82, 0.93)
     radius = dice(0.035, 0.075)
@@ -154,14 +222,25 @@ def table(dice: Dice) -> list[Solid]:
         for x, z in _corners(width * inset, depth * inset):
             foot = (x * (1 + splay), 0, z * (1 + splay))
             if curved:
-                path = bezier([(x, height, z), (x * 1.12, height * 0.6, z * 1.12), (x * 0.88, height * 0.3, z * 0.88), foot], 7)
+                path = bezier(
+                    [(x, height, z), (x * 1.12, height * 0.6, z * 1.12), (x * 0.88, height * 0.3, z * 0.88), foot], 7
+                )
                 solids.append(tube(path, radius * np.linspace(1.3, 0.6, 7), leg, sides=7))
             else:
-                solids.append(bar((x, height, z), foot, radius, leg, tip=tip, sides=4 if square == SQUARE else 8, power=square))
+                solids.append(
+                    bar((x, height, z), foot, radius, leg, tip=tip, sides=4 if square == SQUARE else 8, power=square)
+                )
     elif kind in ("pedestal", "double"):
         places = [0.0] if kind == "pedestal" else [-0.3 * width, 0.3 * width]
         foot, belly = dice(0.2, 0.3) * depth, dice(0.05, 0.13)
-        profile = [(foot, 0.0), (foot, 0.05), (0.06, 0.12), (belly, height * 0.4), (0.055, height * 0.7), (0.16, height)]
+        profile = [
+            (foot, 0.0),
+            (foot, 0.05),
+            (0.06, 0.12),
+            (belly, height * 0.4),
+            (0.055, height * 0.7),
+            (0.16, height),
+        ]
         solids += [revolve(profile, leg, centre=(x, 0, 0), sides=12) for x in places]
         if kind == "double":
             solids.append(bar((-0.3 * width, 0.2, 0), (0.3 * width, 0.2, 0), 0.04, leg, sides=6))
@@ -172,8 +251,15 @@ def table(dice: Dice) -> list[Solid]:
     flat = kind in ("four", "panels")
     if flat and dice.chance(0.35):
         size = (width * inset * dice(0.92, 1.04), dice(0.03, 0.06), depth * inset * dice(0.9, 1.04))
-        solids.append(box((0, height * dice(0.2, 0.4), 0), size, shelf, sides=20 if round_top else 4,
-                          power=2 if round_top else SQUARE))  # fmt: skip
+        solids.append(
+            box(
+                (0, height * dice(0.2, 0.4), 0),
+                size,
+                shelf,
+                sides=20 if round_top else 4,
+                power=2 if round_top else SQUARE,
+            )
+        )
     if flat and not round_top and dice.chance(0.45):
         tall = dice(0.14, 0.26)
         if dice.chance(0.5):  # one wide drawer below the top, or a stack at one side
@@ -184,7 +270,9 @@ def table(dice: Dice) -> list[Solid]:
             x = side * (width * inset / 2 - wide / 2 - 0.02)
             solids.append(box((x, height - tall / 2, 0), (wide, tall, depth * inset * 0.92), drawer))
             for y in (0.3, 0.7):
-                solids.append(box((x, height - tall * y, depth * inset * 0.46 + 0.02), (wide * 0.4, 0.03, 0.06), drawer))
+                solids.append(
+                    box((x, height - tall * y, depth * inset * 0.46 + 0.02), (wide * 0.4, 0.03, 0.06), drawer)
+                )
     return solids
 
 
@@ -194,8 +282,16 @@ def bed(dice: Dice) -> list[Solid]:
     width, depth, height = dice(0.9, 1.7), dice(1.8, 2.2), dice(0.25, 0.45)
     thick, soft = dice(0.1, 0.2), dice(0.15, 0.3)
     solids = [box((0, height, 0), (width, thick, depth), frame, bevel=0.02)]
-    solids.append(box((0, height + thick / 2 + soft * 0.4, 0), (width * dice(0.88, 0.99), soft, depth * 0.97), mattress,
-                      bevel=soft * dice(0.15, 0.35), sides=8, power=dice(8, 16)))  # fmt: skip
+    solids.append(
+        box(
+            (0, height + thick / 2 + soft * 0.4, 0),
+            (width * dice(0.88, 0.99), soft, depth * 0.97),
+            mattress,
+            bevel=soft * dice(0.15, 0.35),
+            sides=8,
+            power=dice(8, 16),
+        )
+    )
     base = height + thick / 2 + soft * 0.9
     rise = dice(0.3, 0.75)
     round_legs = dice.chance(0.5)
@@ -205,8 +301,15 @@ def bed(dice: Dice) -> list[Solid]:
         head_post = z < 0 and style in ("bars", "panel")
         top = base + rise if head_post else height
         path = np.array([(x, 0, z), (x, height * 0.9, z), (x, top, z)])
-        solids.append(tube(path, radius * np.array([0.7, 1, 0.9]), [leg, headboard if head_post else leg],
-                           sides=8 if round_legs else 4, power=2.0 if round_legs else SQUARE))  # fmt: skip
+        solids.append(
+            tube(
+                path,
+                radius * np.array([0.7, 1, 0.9]),
+                [leg, headboard if head_post else leg],
+                sides=8 if round_legs else 4,
+                power=2.0 if round_legs else SQUARE,
+            )
+        )
     z = -depth / 2 + radius
     if style == "bars":
         for y in (base + rise * 0.9, base + rise * 0.05):
@@ -221,89 +324,36 @@ def bed(dice: Dice) -> list[Solid]:
         solids.append(loft(np.array(rings), headboard))
     else:
         deep = dice(0.14, 0.22) if style == "cushion" else dice(0.05, 0.09)
-        solids.append(box((0, (height + base + rise * 0.95) / 2, z), (width, base + rise * 0.95 - height, deep), headboard,
-                          bevel=deep * 0.3, lean=(0, -dice(0.0, 0.12))))  # fmt: skip
+        solids.append(
+            box(
+                (0, (height + base + rise * 0.95) / 2, z),
+                (width, base + rise * 0.95 - height, deep),
+                headboard,
+                bevel=deep * 0.3,
+                lean=(0, -dice(0.0, 0.12)),
+            )
+        )
     if dice.chance(0.35):
         tall = base + rise * dice(0.1, 0.4)
-        solids.append(box((0, (height + tall) / 2, depth / 2), (width, tall - height + 0.1, 0.08), headboard, bevel=0.02))
+        solids.append(
+            box((0, (height + tall) / 2, depth / 2), (width, tall - height + 0.1, 0.08), headboard, bevel=0.02)
+        )
     pillows = dice.count(1, 2) if width < 1.3 else dice.count(2, 3)
     wide = width * 0.86 / pillows
     for i in range(pillows):
         x = (i - (pillows - 1) / 2) * wide
         size = (wide * 0.92, dice(0.12, 0.18), dice(0.3, 0.42))
-        solids.append(box((x, base + size[1] * 0.3, -depth / 2 + 0.15 + size[2] / 2), size, pillow, bevel=size[1] * 0.4, sides=8,
-                          power=5))  # fmt: skip
+        solids.append(
+            box(
+                (x, base + size[1] * 0.3, -depth / 2 + 0.15 + size[2] / 2),
+                size,
+                pillow,
+                bevel=size[1] * 0.4,
+                sides=8,
+                power=5,
+            )
+        )
     return solids
 
 
-def lamp(dice: Dice) -> list[Solid]:
-    """Table, floor, arched and jointed lamps: a foot or a vase, a pole, a cone, dome, drum or globe."""
-    base, pole, shade = range(3)
-    kind = dice.pick("table", "table", "floor", "arc", "desk")
-    solids: list[Solid] = []
-    wide = dice(0.16, 0.3)
-    foot = dice.pick("disk", "block", "tripod" if kind == "floor" else "vase", "vase" if kind == "table" else "dome")
-    thin = dice(0.018, 0.035)
-    height = {"table": dice(0.5, 0.8), "floor": dice(1.2, 1.8), "arc": dice(1.1, 1.6), "desk": dice(0.5, 0.8)}[kind]
-    stand = 0.05
-    if foot == "disk":
-        solids.append(revolve([(wide, 0), (wide, 0.03), (wide * 0.3, stand + 0.02)], base, sides=16))
-    elif foot == "block":
-        solids.append(box((0, 0.035, 0), (wide * 1.8, 0.07, wide * 1.8), base, bevel=0.01))
-    elif foot == "dome":
-        solids.append(revolve([(wide, 0), (wide * 0.95, 0.05), (wide * 0.65, 0.11), (wide * 0.2, 0.15)], base, sides=14))
-        stand = 0.12
-    elif foot == "tripod":
-        stand = height * dice(0.3, 0.75)
-        for angle in np.arange(3) / 3 * 2 * np.pi + dice(0, 1):
-            end = (wide * 1.5 * np.cos(angle), 0, wide * 1.5 * np.sin(angle))
-            solids.append(bar((0, stand, 0), end, thin * 1.1, base, tip=0.8, sides=6))
-    else:
-        stand = height * dice(0.5, 0.75)
-        neck = dice(0.2, 0.45)
-        belly = [(0.55, 0), (0.6, 0.04), (dice(0.7, 1.1), dice(0.25, 0.4)), (0.8, 0.6), (neck, 0.92), (neck, 1.0)]
-        solids.append(revolve([(wide * r, stand * y) for r, y in belly], base, sides=14))
-    if kind == "desk":
-        elbow = np.array([0, stand + height * dice(0.5, 0.7), -dice(0.15, 0.35)])
-        tip = elbow + [0, dice(-0.05, 0.25), dice(0.45, 0.7)]
-        solids.append(bar((0, stand - 0.03, 0), elbow, thin, pole, sides=6))
-        solids.append(bar(elbow - (tip - elbow) * 0.08, tip, thin, pole, sides=6))
-        solids.append(bar(elbow - [thin * 2, 0, 0], elbow + [thin * 2, 0, 0], thin * 1.8, pole, sides=8, across=(0, 1, 0)))
-    elif kind == "arc":
-        reach = dice(0.5, 0.9)
-        path = bezier([(0, stand - 0.03, 0), (0, height * 1.25, -0.1), (0, height * 1.2, reach), (0, height * 0.8, reach)], 12)
-        solids.append(tube(path, thin, pole, sides=6))
-        tip = path[-1]
-    else:
-        tip = np.array([0.0, height, 0.0])
-        solids.append(bar((0, stand - 0.03, 0), tip, thin, pole, tip=dice(0.8, 1.0), sides=7))
-        if foot != "vase" and dice.chance(0.3):
-            solids.append(revolve([(0.02, -0.05), (0.055, 0.0), (0.02, 0.05)], pole, centre=(0, (stand + height) / 2, 0), sides=10))
-    hanging = kind in ("desk", "arc")
-    size = dice(0.16, 0.24) if hanging else dice(0.22, 0.36)
-    tall = size * dice(0.8, 1.4)
-    form = dice.pick("cone", "dome", "drum", "globe")
-    wall = size * 0.1
-    if form == "globe":
-        angles = np.linspace(-0.92, 0.92, 8) * np.pi / 2
-        part = revolve([(size * 0.75 * np.cos(a), size * 0.75 * np.sin(a)) for a in angles], shade, sides=14)
-        drop = 0.0
-    else:  # upside-down cups: the closed end where the pole comes in
-        outline = {
-            "cone": [(dice(0.35, 0.6), 0), (1.0, 1)],
-            "drum": [(dice(0.8, 1.0), 0), (1.0, 1)],
-            "dome": [(0.3, 0), (0.75, 0.25), (0.95, 0.6), (1.0, 1)],
-        }[form]
-        part = shell([(size * r, tall * y) for r, y in outline], wall, shade, sides=14, floor=wall * 1.3)
-        part = Solid(part.vertices * [1, -1, 1], part.faces[:, ::-1].copy(), part.labels)
-        drop = tall * 0.08 if hanging else tall * dice(0.05, 0.25)
-    vertices = part.vertices
-    if kind == "desk":  # looks down and forward
-        angle = np.deg2rad(dice(15, 50))
-        y, z = vertices[:, 1].copy(), vertices[:, 2].copy()
-        vertices = np.stack([vertices[:, 0], np.cos(angle) * y + np.sin(angle) * z, -np.sin(angle) * y + np.cos(angle) * z], 1)
-    solids.append(Solid(vertices + tip + [0, drop, 0], part.faces, part.labels))
-    return solids
-
-
-BUILDERS = {"chair": (CHAIR, chair), "table": (TABLE, table), "bed": (BED, bed), "lamp": (LAMP, lamp)}
+BUILDERS = {"chair": (CHAIR, chair), "table": (TABLE, table), "bed": (BED, bed)}

@@ -40,6 +40,11 @@ class Dice:
         return options[int(self.generator.integers(len(options)))]
 
 
+def vec(x: float, y: float, z: float) -> np.ndarray:
+    """A point or a direction (3,)."""
+    return np.array([x, y, z], dtype=np.float64)
+
+
 def loft(rings: np.ndarray, labels: int | Sequence[int], *, cap: float = 0.0) -> Solid:
     """The skin over rings (R, S, 3), closed at both ends by fans around the end rings' centres.
 
@@ -92,9 +97,15 @@ SQUARE = 40.0  # as a power: a square with sharp edges when it has four points
 
 
 def tube(
-    path: np.ndarray, radii: np.ndarray | float, labels: int | Sequence[int], *,
-    sides: int = 10, power: float = 2.0, across: Vector = (1.0, 0.0, 0.0), cap: float = 0.0,
-) -> Solid:  # fmt: skip
+    path: np.ndarray,
+    radii: np.ndarray | float,
+    labels: int | Sequence[int],
+    *,
+    sides: int = 10,
+    power: float = 2.0,
+    across: Vector = (1.0, 0.0, 0.0),
+    cap: float = 0.0,
+) -> Solid:
     """Sweep an oval along ``path`` (R, 3); ``radii``: a float, (R,), or (R, 2) along ``across`` and at right angles.
 
     The frame is carried along the path without twist, starting with the direction nearest to ``across``.
@@ -111,7 +122,7 @@ def tube(
     for i in range(count):
         side = side - tangents[i] * (side @ tangents[i])
         if np.linalg.norm(side) < 1e-6:  # the path runs along ``across``: any other direction will do
-            side = np.cross(tangents[i], np.roll(np.abs(tangents[i]), 1) + [0.1, 0.2, 0.3])
+            side = np.cross(tangents[i], np.roll(np.abs(tangents[i]), 1) + vec(0.1, 0.2, 0.3))
         side = side / np.linalg.norm(side)
         other = np.cross(tangents[i], side)
         rings.append(path[i] + flat[:, :1] * sizes[i, 0] * side + flat[:, 1:] * sizes[i, 1] * other)
@@ -119,9 +130,16 @@ def tube(
 
 
 def bar(
-    start: Vector, end: Vector, radius: float | Vector, label: int, *,
-    tip: float = 1.0, sides: int = 8, power: float = 2.0, across: Vector = (1.0, 0.0, 0.0),
-) -> Solid:  # fmt: skip
+    start: Vector,
+    end: Vector,
+    radius: float | Vector,
+    label: int,
+    *,
+    tip: float = 1.0,
+    sides: int = 8,
+    power: float = 2.0,
+    across: Vector = (1.0, 0.0, 0.0),
+) -> Solid:
     """A straight bar that ends at ``tip`` times its first radius (a float, or two: along ``across`` and the other)."""
     size = np.broadcast_to(np.asarray(radius, dtype=np.float64), (2,))
     path = np.stack([np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)])
@@ -129,9 +147,16 @@ def bar(
 
 
 def box(
-    centre: Vector, size: Vector, label: int, *,
-    bevel: float = 0.0, top: float | Vector = 1.0, lean: Vector = (0.0, 0.0), sides: int = 4, power: float = SQUARE,
-) -> Solid:  # fmt: skip
+    centre: Vector,
+    size: Vector,
+    label: int,
+    *,
+    bevel: float = 0.0,
+    top: float | Vector = 1.0,
+    lean: Vector = (0.0, 0.0),
+    sides: int = 4,
+    power: float = SQUARE,
+) -> Solid:
     """A block standing on y: its top is ``top`` times as large and shifted by ``lean`` (x, z); ``bevel`` in units."""
     half = np.asarray(size, dtype=np.float64) / 2
     flat = oval(sides, power)
@@ -148,9 +173,14 @@ def box(
 
 
 def revolve(
-    profile: Sequence[Vector] | np.ndarray, labels: int | Sequence[int], *,
-    centre: Vector = (0.0, 0.0, 0.0), sides: int = 16, power: float = 2.0, stretch: Vector = (1.0, 1.0),
-) -> Solid:  # fmt: skip
+    profile: Sequence[Vector] | np.ndarray,
+    labels: int | Sequence[int],
+    *,
+    centre: Vector = (0.0, 0.0, 0.0),
+    sides: int = 16,
+    power: float = 2.0,
+    stretch: Vector = (1.0, 1.0),
+) -> Solid:
     """Turn a profile (R, 2) of (radius > 0, y) about the y axis; ``stretch`` scales it along x and z."""
     flat = oval(sides, power) * np.asarray(stretch)
     rings = [np.stack([flat[:, 0] * r, np.full(sides, y), flat[:, 1] * r], 1) for r, y in profile]
@@ -158,9 +188,15 @@ def revolve(
 
 
 def shell(
-    profile: Sequence[Vector] | np.ndarray, thickness: float, label: int, *,
-    centre: Vector = (0.0, 0.0, 0.0), sides: int = 16, floor: float = 0.0, power: float = 2.0,
-) -> Solid:  # fmt: skip
+    profile: Sequence[Vector] | np.ndarray,
+    thickness: float,
+    label: int,
+    *,
+    centre: Vector = (0.0, 0.0, 0.0),
+    sides: int = 16,
+    floor: float = 0.0,
+    power: float = 2.0,
+) -> Solid:
     """A hollow vessel, open at the top: the outer profile (R, 2) and back down inside it, ``floor`` thick below."""
     outer = np.asarray(profile, dtype=np.float64)
     inner = outer[::-1] - [thickness, 0.0]
@@ -179,8 +215,17 @@ def bezier(points: Sequence[Vector], count: int) -> np.ndarray:
     return level[:, 0]
 
 
-def blade(root: Vector, tip: Vector, chords: Vector, thickness: Vector, label: int, *, flat: int = 1,
-          sweep: float = 0.0, sides: int = 8) -> Solid:  # fmt: skip
+def blade(
+    root: Vector,
+    tip: Vector,
+    chords: Vector,
+    thickness: Vector,
+    label: int,
+    *,
+    flat: int = 1,
+    sweep: float = 0.0,
+    sides: int = 8,
+) -> Solid:
     """A wing or fin from ``root`` to ``tip``: ovals with ``chords`` along z and ``thickness`` along axis ``flat``.
 
     ``sweep`` bends the middle of the blade to the front (+z) by that much.
@@ -190,7 +235,7 @@ def blade(root: Vector, tip: Vector, chords: Vector, thickness: Vector, label: i
     rings = []
     for t in (0.0, 0.5, 1.0):
         chord, thick = (pair[0] + (pair[1] - pair[0]) * t for pair in (np.asarray(chords), np.asarray(thickness)))
-        centre = start + (end - start) * t + [0.0, 0.0, sweep * 4 * t * (1 - t)]
+        centre = start + (end - start) * t + vec(0.0, 0.0, sweep * 4 * t * (1 - t))
         ring = np.tile(centre, (sides, 1))
         ring[:, 2] += section[:, 0] * chord / 2
         ring[:, flat] += section[:, 1] * thick / 2

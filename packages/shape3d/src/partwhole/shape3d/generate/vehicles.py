@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from partwhole.shape3d.generate.solids import Dice, Solid, bar, blade, both, box, loft, oval, revolve, tube, turned
+from partwhole.shape3d.generate.solids import Dice, Solid, bar, blade, both, box, loft, oval, revolve, tube, turned, vec
 
 PLANE = ("body", "wing", "tail", "engine")
 CAR = ("body", "cabin", "wheel", "cargo")
@@ -22,19 +22,40 @@ def plane(dice: Dice) -> list[Solid]:
     solids = [tube(path, np.column_stack([size, size * dice(1.0, 1.25)]), body, sides=10)]
     if kind != "liner":  # the canopy
         at = dice(0.1, 0.4)
-        solids.append(tube(np.array([(0, radius * 0.6, at - 0.25), (0, radius * 1.05, at - 0.1), (0, radius * 1.05, at + 0.1),
-                                     (0, radius * 0.5, at + 0.3)]), radius * np.array([0.3, 0.55, 0.55, 0.3]), body, sides=8))  # fmt: skip
+        solids.append(
+            tube(
+                np.array(
+                    [
+                        (0, radius * 0.6, at - 0.25),
+                        (0, radius * 1.05, at - 0.1),
+                        (0, radius * 1.05, at + 0.1),
+                        (0, radius * 0.5, at + 0.3),
+                    ]
+                ),
+                radius * np.array([0.3, 0.55, 0.55, 0.3]),
+                body,
+                sides=8,
+            )
+        )
     span, chord = dice(0.75, 1.15), dice(0.3, 0.45)
     sweep, taper, rise = -dice(0.25, 0.6), dice(0.3, 0.6), dice(-0.05, 0.18)
     level = dice.pick(-0.6, -0.4, 0.7) * radius
     if kind == "fighter":
-        span, chord, sweep, taper, rise = dice(0.5, 0.75), dice(0.7, 1.0), -dice(0.4, 0.6), dice(0.08, 0.25), dice(-0.04, 0.06)
+        span, chord, sweep, taper, rise = (
+            dice(0.5, 0.75),
+            dice(0.7, 1.0),
+            -dice(0.4, 0.6),
+            dice(0.08, 0.25),
+            dice(-0.04, 0.06),
+        )
     elif kind == "propeller":
         sweep, taper, chord = dice(-0.12, 0.05), dice(0.55, 1.0), dice(0.28, 0.38)
     at = dice(0.0, 0.2) - (0.15 if kind == "fighter" else 0.0)
 
     def pair(level: float) -> list[Solid]:
-        return both(blade((0.0, level, at), (span, level + rise, at + sweep), (chord, chord * taper), (0.07, 0.03), wing))
+        return both(
+            blade((0.0, level, at), (span, level + rise, at + sweep), (chord, chord * taper), (0.07, 0.03), wing)
+        )
 
     solids += pair(level)
     if kind == "propeller" and dice.chance(0.45):
@@ -42,7 +63,9 @@ def plane(dice: Dice) -> list[Solid]:
         solids += pair(level + gap)
         for x in (0.35 * span, 0.7 * span):
             low = level + rise * x / span
-            solids += both(bar((x, low, at + sweep * x / span), (x, low + gap, at + sweep * x / span), 0.018, wing, sides=5))
+            solids += both(
+                bar((x, low, at + sweep * x / span), (x, low + gap, at + sweep * x / span), 0.018, wing, sides=5)
+            )
     solids += _tail(dice, kind, radius, tail)
     if kind == "liner":
         count = dice.pick(1, 1, 2)
@@ -59,22 +82,41 @@ def plane(dice: Dice) -> list[Solid]:
         nose = 1.0 + 0.02
         if dice.chance(0.3):  # two engines in the wings
             x = span * 0.35
-            solids += both(tube(np.array([(x, level, at - 0.2), (x, level, at + 0.1), (x, level, at + 0.38)]),
-                                np.array([0.04, 0.08, 0.05]), engine, sides=9))  # fmt: skip
+            solids += both(
+                tube(
+                    np.array([(x, level, at - 0.2), (x, level, at + 0.1), (x, level, at + 0.38)]),
+                    np.array([0.04, 0.08, 0.05]),
+                    engine,
+                    sides=9,
+                )
+            )
             hubs = [(-x, level, at + 0.38), (x, level, at + 0.38)]
         else:
             hubs = [(0.0, float(y[-1]), nose)]
         blades, long = dice.count(2, 4), dice(0.2, 0.32)
         for hub in hubs:
-            solids.append(tube(np.array([(*hub[:2], hub[2] - 0.08), (*hub[:2], hub[2]), (*hub[:2], hub[2] + 0.08)]),
-                               np.array([0.06, 0.055, 0.015]), engine, sides=8))  # fmt: skip
+            solids.append(
+                tube(
+                    np.array([(*hub[:2], hub[2] - 0.08), (*hub[:2], hub[2]), (*hub[:2], hub[2] + 0.08)]),
+                    np.array([0.06, 0.055, 0.015]),
+                    engine,
+                    sides=8,
+                )
+            )
             for i in range(blades):
-                turn = bar(hub, (hub[0] + long, hub[1], hub[2]), (0.035, 0.014), engine, tip=0.7, sides=6, across=(0, 1, 0))
+                turn = bar(
+                    hub, (hub[0] + long, hub[1], hub[2]), (0.035, 0.014), engine, tip=0.7, sides=6, across=(0, 1, 0)
+                )
                 solids.append(turned(turn, 360 / blades * i + 20, axis=2, centre=hub))
     elif dice.chance(0.7):
         side = [radius * 0.55] if dice.chance(0.6) else [0.0]
         for x in side:
-            pipe = tube(np.array([(x, 0.01, -1.12), (x, 0.01, -0.95), (x, 0.0, -0.55)]), np.array([0.05, 0.07, 0.06]), engine, sides=9)
+            pipe = tube(
+                np.array([(x, 0.01, -1.12), (x, 0.01, -0.95), (x, 0.0, -0.55)]),
+                np.array([0.05, 0.07, 0.06]),
+                engine,
+                sides=9,
+            )
             solids += both(pipe) if x else [pipe]
     return solids
 
@@ -89,9 +131,15 @@ def _tail(dice: Dice, kind: str, radius: float, tail: int) -> list[Solid]:
     if twin:
         lean = dice(0.02, 0.15)
         x = radius * 0.8
-        solids += both(blade((x, 0, at + 0.1), (x + lean, tall, at + 0.1 - back), (deep, deep * 0.5), (0.04, 0.02), tail, flat=0))
+        solids += both(
+            blade((x, 0, at + 0.1), (x + lean, tall, at + 0.1 - back), (deep, deep * 0.5), (0.04, 0.02), tail, flat=0)
+        )
     else:
-        solids.append(blade((0, base - 0.05, at), (0, base + tall, at - back), (deep * 1.2, deep * 0.6), (0.05, 0.03), tail, flat=0))
+        solids.append(
+            blade(
+                (0, base - 0.05, at), (0, base + tall, at - back), (deep * 1.2, deep * 0.6), (0.05, 0.03), tail, flat=0
+            )
+        )
     high = not twin and dice.chance(0.3)
     y, z = (base + tall * 0.97, at - back) if high else (base * 0.6, at - 0.03)
     wide, chord = dice(0.28, 0.42), dice(0.18, 0.26)
@@ -120,19 +168,35 @@ def car(dice: Dice) -> list[Solid]:
         return np.column_stack([flat[:, 0] * wide / 2, (low + high) / 2 + flat[:, 1] * (high - low) / 2, np.full(8, z)])
 
     tail_up = 1.0 if kind in ("hatch", "van") else dice(0.9, 1.0)
-    rings = [ring(-half, floor + 0.06, floor + tall * tail_up * 0.9, width * 0.86), ring(-half * 0.93, floor, floor + tall * tail_up, width),
-             ring(half * 0.3, floor, waist, width), ring(half * 0.9, floor, floor + tall * hood, width * 0.97),
-             ring(half, floor + 0.06, floor + tall * hood * 0.8, width * 0.84)]  # fmt: skip
+    rings = [
+        ring(-half, floor + 0.06, floor + tall * tail_up * 0.9, width * 0.86),
+        ring(-half * 0.93, floor, floor + tall * tail_up, width),
+        ring(half * 0.3, floor, waist, width),
+        ring(half * 0.9, floor, floor + tall * hood, width * 0.97),
+        ring(half, floor + 0.06, floor + tall * hood * 0.8, width * 0.84),
+    ]
     rise = dice(0.26, 0.36)
     if kind == "lorry":
         solids = [box((0, floor + 0.09, 0), (width * 0.7, 0.16, length * 0.98), body)]
         nose = dice(0.0, 0.3)
         front = half - nose
         deep, high = dice(0.5, 0.7), dice(0.65, 0.85)
-        solids.append(loft(np.stack([ring(front - deep, floor + 0.05, floor + high, width), ring(front - 0.12, floor + 0.02, floor + high, width),
-                                     ring(front, floor + 0.02, floor + high * dice(0.55, 0.95), width * 0.96)]), cabin))  # fmt: skip
+        solids.append(
+            loft(
+                np.stack(
+                    [
+                        ring(front - deep, floor + 0.05, floor + high, width),
+                        ring(front - 0.12, floor + 0.02, floor + high, width),
+                        ring(front, floor + 0.02, floor + high * dice(0.55, 0.95), width * 0.96),
+                    ]
+                ),
+                cabin,
+            )
+        )
         if nose > 0.1:
-            solids.append(box((0, floor + 0.25, half - nose / 2 - 0.03), (width * 0.9, 0.42, nose + 0.08), body, bevel=0.04))
+            solids.append(
+                box((0, floor + 0.25, half - nose / 2 - 0.03), (width * 0.9, 0.42, nose + 0.08), body, bevel=0.04)
+            )
         start, end = -half, front - deep - dice(0.0, 0.08)
         load = dice.pick("box", "box", "tank", "flat")
         middle, long = (start + end) / 2, end - start
@@ -148,8 +212,13 @@ def car(dice: Dice) -> list[Solid]:
             solids += both(box((width * 0.48, floor + 0.35, middle), (0.05, 0.3, long), cargo))
     else:
         solids = [loft(np.stack(rings), body)]
-        spans = {"saloon": (-0.72, -0.45, 0.12, 0.45), "hatch": (-0.98, -0.78, 0.08, 0.45), "van": (-0.98, -0.94, 0.35, 0.75),
-                 "pickup": (-0.15, -0.08, 0.25, 0.5), "roadster": (-0.25, -0.1, 0.05, 0.25)}  # fmt: skip
+        spans = {
+            "saloon": (-0.72, -0.45, 0.12, 0.45),
+            "hatch": (-0.98, -0.78, 0.08, 0.45),
+            "van": (-0.98, -0.94, 0.35, 0.75),
+            "pickup": (-0.15, -0.08, 0.25, 0.5),
+            "roadster": (-0.25, -0.1, 0.05, 0.25),
+        }
         z0, z1, z2, z3 = (half * (t + dice(-0.03, 0.03)) for t in spans[kind])
         if kind == "van":
             rise *= dice(1.2, 1.8)
@@ -159,8 +228,12 @@ def car(dice: Dice) -> list[Solid]:
         inner = width * dice(0.72, 0.85)
         corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
         layers = []
-        for y, back, front, wide in ((low, z0, z3, width * 0.95), (waist, z0, z3, width * 0.95), (high - 0.03, z1, z2, inner),
-                                     (high, z1 + 0.03, z2 - 0.03, inner - 0.06)):  # fmt: skip
+        for y, back, front, wide in (
+            (low, z0, z3, width * 0.95),
+            (waist, z0, z3, width * 0.95),
+            (high - 0.03, z1, z2, inner),
+            (high, z1 + 0.03, z2 - 0.03, inner - 0.06),
+        ):
             layers.append([(sx * wide / 2, y, front if sz > 0 else back) for sx, sz in corners])
         solids.append(loft(np.array(layers), cabin))
         if kind == "pickup":
@@ -175,10 +248,20 @@ def car(dice: Dice) -> list[Solid]:
         axles.append(axles[0] + wheel_size * 2.2)
     thick = dice(0.13, 0.2)
     for z in axles:
-        rim = revolve([(wheel_size * 0.93, -thick / 2), (wheel_size, -thick / 3), (wheel_size, thick / 3), (wheel_size * 0.93, thick / 2)],
-                      wheel, sides=14)  # fmt: skip
+        rim = revolve(
+            [
+                (wheel_size * 0.93, -thick / 2),
+                (wheel_size, -thick / 3),
+                (wheel_size, thick / 3),
+                (wheel_size * 0.93, thick / 2),
+            ],
+            wheel,
+            sides=14,
+        )
         upright = turned(rim, 90, axis=2)
-        solids += both(Solid(upright.vertices + [width / 2 - thick * 0.35, wheel_size, z], upright.faces, upright.labels))
+        solids += both(
+            Solid(upright.vertices + vec(width / 2 - thick * 0.35, wheel_size, z), upright.faces, upright.labels)
+        )
     if kind in ("saloon", "hatch") and dice.chance(0.2):
         solids.append(box((0, floor + tall + 0.12, -half * 0.93), (width * 0.8, 0.03, 0.16), body))
     return solids
