@@ -1,0 +1,85 @@
+"""Points of one convex component should look alike (Gadelha et al., ECCV 2020)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from partwhole.core import distributed
+from partwhole.core.encoder import Encoder
+from partwhole.core.losses import group_contrast, group_info_nce, group_pairs
+from partwhole.core.method import Batch, Method
+
+# Axes: B shapes, L points, D features, C categories, K parts of all categories.
+
+
+class ComponentContrast(Method):
+    """Contrast points by the convex component they lie on.
+
+    ``loss="prototype"`` asks each point for its component among the mean features of its shape's components.
+    ``loss="pair"`` is the paper's: every pair of points of a shape, pulled together or pushed below a cosine of
+    ``margin``; negatives are kept by coins of the chance that makes them as many as the batch's positives.
+
+    batch: ``x`` (B, L, channels); ``component`` (B, L), or (B, levels, L) from coarse to fine, -1 unknown; optional
+    ``valid`` (B, L), and ``seed`` (B,) for the coins. With several levels the finest is contrasted, and with prototypes
+    points of one coarsest component are no negatives of each other.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        dim: int = 128,
+        loss: Literal["prototype", "pair"] = "prototype",
+        temperature: float = 0.1,
+        margin: float = 0.5,
+    ):
+        super().__init__(encoder)
+        self.head = nn.Linear(encoder.dim, dim)
+        self.loss, self.temperature, self.margin = loss, temperature, margin
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        component, valid = batch["component"], batch.get("valid")
+        feature = self.head(self.encoder(batch["x"], valid=valid))
+        levels = component if component.ndim == 3 else component[:, None]
+        fine, coarse = levels[:, -1], levels[:, 0] if levels.shape[1] > 1 else None
+        if self.loss == "pair":
+            same, count = group_pairs(fine, valid)
+            fraction = distributed.mean(same) / distributed.mean(count).clamp(min=1)
+            seeds = batch["seed"].tolist() if "seed" in batch else []
+            coins = [torch.Generator(feature.device).manual_seed(seed) for seed in seeds] or None
+            loss = group_contrast(feature, fine, margin=self.margin, fraction=fraction, generator=coins, valid=valid)
+        else:
+            count = ((fine >= 0) if valid is None else (fine >= 0) & valid).sum()
+            loss = group_info_nce(feature, fine, temperature=self.temperature, valid=valid, coarse=coarse)
+        return {"loss": loss * distributed.share(count)}
+
+
+class SegmentParts(Method):
+    """Name the part of every point: the labelled half of few-shot training.
+
+    ``part_mask`` (C, K) says which parts a category has; the others are never predicted for it.
+    batch: ``x`` (B, L, channels), ``part`` (B, L) with -1 where unlabelled, ``category`` (B,), optional ``valid``.
+    """
+
+    def __init__(self, encoder: Encoder, part_mask: Tensor):
+        super().__init__(encoder)
+        self.head = nn.Linear(encoder.dim, part_mask.shape[1])
+        self.part_mask: Tensor
+        self.register_buffer("part_mask", part_mask.bool())
+
+    def logits(self, x: Tensor, category: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, L, K), -inf for parts that the category does not have."""
+        logits = self.head(self.encoder(x, valid=valid))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.masked_fill(~self.part_mask[category][:, None], -torch.inf)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        part, valid = batch["part"], batch.get("valid")
+        if valid is not None:
+            part = part.masked_fill(~valid, -1)
+        logits = self.logits(batch["x"], batch["category"], valid)
+        count = (part >= 0).sum()
+        loss = F.cross_entropy(logits.mT, part, ignore_index=-1, reduction="sum") / count.clamp(min=1)
+        return {"loss": loss * distributed.share(count)}

@@ -1,0 +1,199 @@
+"""Recipes for 3D shapes: ACD (Gadelha et al., 2020), and core's methods on point clouds."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from partwhole.core import methods as core
+from partwhole.core.data import Stream, hide
+from partwhole.core.encoder import Encoder, TransformerEncoder
+from partwhole.core.fit import Fit, Run
+from partwhole.core.method import Method
+from partwhole.shape3d.acd import ComponentContrast
+from partwhole.shape3d.decompose.engines import Decompose
+from partwhole.shape3d.decompose.packed import Prepared
+from partwhole.shape3d.fewshot import FewShot
+from partwhole.shape3d.labelled import Labelled
+from partwhole.shape3d.network import Network
+from partwhole.shape3d.sources import Source
+from partwhole.shape3d.views import Augment, Crops, Views
+
+# Axes: B shapes, L points, D features.
+
+View = Callable[[dict[str, Tensor]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A view and which of its patches are hidden: {"x": (N, channels), "hidden": (patches,) bool}."""
+
+    augment: Augment
+    patches: int
+    ratio: float
+
+    def __call__(self, sample: dict[str, Tensor]) -> dict[str, Any]:
+        return {"x": self.augment(sample)["x"], "hidden": hide(self.patches, self.ratio)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeRecipe(ABC):
+    """What every recipe on shapes shares; a recipe adds its method and its view."""
+
+    data: tuple[Path, ...] = ()
+    """Folders or files of unlabelled meshes or point clouds; default: generated shapes."""
+    labelled: Path | None = None
+    """Labelled shapes to evaluate on: ShapeNetPart, LPSB, or .npz with points and labels; default: generated shapes."""
+    source: Source = Source()
+    decompose: Decompose = Decompose()
+    network: Network = Network()
+    augment: Augment = Augment()
+    batch: int = 16
+    """Unlabelled shapes per step, over all processes."""
+    fit: Fit = Fit(steps=600, lr=2e-3, weight_decay=1e-4)
+    few_shot: FewShot = FewShot()
+
+    @abstractmethod
+    def method(self, encoder: Encoder) -> Method: ...
+
+    @abstractmethod
+    def view(self) -> View: ...
+
+    def encoder(self) -> Encoder:
+        """What is trained, with fresh weights."""
+        return self.network.build(6 if self.augment.normals else 3)
+
+    def per_point(self, encoder: Encoder) -> Encoder:
+        """What is evaluated: the trained encoder, or one around it that gives a feature for every point."""
+        return encoder
+
+    def prepare(self) -> Prepared:
+        """The unlabelled shapes, decomposed; only what is not in the cache is done."""
+        return self.source.unlabelled(self.data, self.decompose)
+
+    def evaluation(self) -> Labelled:
+        """The labelled shapes."""
+        return self.source.labelled(self.labelled)
+
+    def stream(self, samples: Sequence[dict[str, Tensor]]) -> Stream:
+        return Stream(samples, self.view(), batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
+
+    def build(self, folder: Path | None = None) -> Run:
+        torch.manual_seed(self.fit.seed)
+        return Run(method=self.method(self.encoder()), stream=self.stream(self.prepare()), evaluate=self.probe)
+
+    def joint(self, encoder: Encoder) -> tuple[Method, Stream]:
+        """The self-supervised half of joint training."""
+        return self.method(encoder), self.stream(self.prepare())
+
+    def probe(self, method: Method) -> Mapping[str, float]:
+        """While training: part IoU of a linear layer at the middle k, one draw."""
+        from partwhole.shape3d.fewshot import few_shot
+
+        k = sorted(self.few_shot.shots)[len(self.few_shot.shots) // 2]
+        options = replace(self.few_shot, shots=(k,), draws=1, arms=("linear",))
+        result = few_shot(self.per_point(method.encoder), self.evaluation(), self.augment, options)
+        return {f"linear_iou_at_{k}": result["arms"]["linear"][str(k)]["category_iou"][0]}
+
+    def finish(self, encoder: Encoder, folder: Path, say: Callable[[str], None] = lambda text: None) -> Mapping[str, Any]:
+        from partwhole.shape3d.finish import finish
+
+        return finish(self, self.per_point(encoder), folder, say)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ACD(ShapeRecipe):
+    """Points of one convex component should look alike: no label needed, made for part segmentation."""
+
+    loss: Literal["prototype", "pair"] = "prototype"
+    """prototype: each point finds its component's mean feature; pair: the paper's loss on all pairs of points."""
+    temperature: float = 0.1
+    """Of the prototype loss."""
+    margin: float = 0.5
+    """Of the pair loss: cosine below which two points of different components are far enough apart."""
+
+    def method(self, encoder: Encoder) -> Method:
+        return ComponentContrast(encoder, loss=self.loss, temperature=self.temperature, margin=self.margin)
+
+    def view(self) -> View:
+        return self.augment
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCLR(ShapeRecipe):
+    """Two views of one shape attract, other shapes repel (Chen et al., 2020)."""
+
+    temperature: float = 0.1
+    """Of the contrast."""
+
+    def method(self, encoder: Encoder) -> Method:
+        return core.SimCLR(encoder, hidden=4 * encoder.dim, dim=encoder.dim, temperature=self.temperature)
+
+    def view(self) -> View:
+        return Views(self.augment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BYOL(ShapeRecipe):
+    """Predict a slow teacher's embedding of the other view (Grill et al., 2020)."""
+
+    momentum: float = 0.99
+    """Of the teacher at the start; 1 at the end."""
+
+    def method(self, encoder: Encoder) -> Method:
+        return core.BYOL(encoder, hidden=4 * encoder.dim, dim=encoder.dim, momentum=self.momentum)
+
+    def view(self) -> View:
+        return Views(self.augment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINO(ShapeRecipe):
+    """Match a slow teacher's assignment of the whole shape from local crops of it (Caron et al., 2021)."""
+
+    prototypes: int = 512
+    """Size of the assignment."""
+    crops: int = 4
+    """Local crops per shape."""
+    momentum: float = 0.99
+    """Of the teacher at the start; 1 at the end."""
+
+    def method(self, encoder: Encoder) -> Method:
+        return core.DINO(
+            encoder, prototypes=self.prototypes, hidden=4 * encoder.dim, bottleneck=encoder.dim, momentum=self.momentum
+        )
+
+    def view(self) -> View:
+        return Crops(whole=self.augment, crops=self.crops, points=max(1, self.augment.points // 4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAE(ShapeRecipe):
+    """Hide most patches of a shape and rebuild their points (He et al., 2022; Pang et al., 2022)."""
+
+    network: Network = Network(name="transformer")
+    ratio: float = 0.6
+    """Share of hidden patches."""
+
+    def method(self, encoder: Encoder) -> Method:
+        assert isinstance(encoder, TransformerEncoder)
+        return core.MAE(encoder, dim=max(32, encoder.dim // 2), depth=2, heads=4)
+
+    def encoder(self) -> Encoder:
+        return self.network.transformer(6 if self.augment.normals else 3)
+
+    def per_point(self, encoder: Encoder) -> Encoder:
+        from partwhole.shape3d.transformer import PerPoint
+
+        assert isinstance(encoder, TransformerEncoder)
+        return PerPoint(encoder).to(next(encoder.parameters()).device)
+
+    def view(self) -> View:
+        return Masked(self.augment, self.network.patches, self.ratio)
+
+
+TASKS = {"acd": ACD, "simclr": SimCLR, "byol": BYOL, "dino": DINO, "mae": MAE}

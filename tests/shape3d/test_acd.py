@@ -1,0 +1,110 @@
+"""ComponentContrast and SegmentParts: the contract of a method, and what their batches mean."""
+
+import pytest
+import torch
+
+from partwhole.core.encoder import TransformerEncoder, Vectors
+from partwhole.core.testing import check_method
+from partwhole.shape3d.acd import ComponentContrast, SegmentParts
+
+D = 16
+MASK = torch.tensor([[True, True, False], [False, False, True]])
+
+
+def encoder() -> TransformerEncoder:
+    return TransformerEncoder(Vectors(3, D), dim=D, depth=1, heads=2)
+
+
+def batch(seed: int = 0, shapes: int = 4, points: int = 12) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    category = torch.arange(shapes) % 2
+    part = torch.where(category[:, None] == 0, torch.arange(points) % 2, 2)
+    return {
+        "x": torch.randn(shapes, points, 3, generator=generator),
+        "component": torch.arange(points).expand(shapes, -1) // 4,
+        "part": part,
+        "category": category,
+        "seed": torch.arange(shapes),
+    }
+
+
+def ragged(b: dict[str, torch.Tensor], extra: int = 5) -> dict[str, torch.Tensor]:
+    """The same shapes with padding that holds nonsense."""
+    pad = torch.nn.functional.pad
+    n = b["x"].shape[1]
+    valid = (torch.arange(n + extra) < n).expand(len(b["x"]), -1)
+    out = {**b, "x": pad(b["x"], (0, 0, 0, extra), value=7.0), "valid": valid}
+    for key in ("component", "part"):
+        out[key] = pad(b[key], (0, extra), value=1)
+    return out
+
+
+@pytest.mark.parametrize("loss", ["prototype", "pair"])
+def test_component_contrast_keeps_the_contract(loss):
+    check_method(lambda: ComponentContrast(encoder(), dim=8, loss=loss), batch())
+
+
+def test_segment_parts_keeps_the_contract():
+    check_method(lambda: SegmentParts(encoder(), MASK), batch())
+
+
+@pytest.mark.parametrize("make", [lambda: ComponentContrast(encoder(), dim=8), lambda: SegmentParts(encoder(), MASK)])
+def test_padding_changes_nothing(make):
+    torch.manual_seed(0)
+    method = make().double().eval()
+    b = {k: v.double() if v.is_floating_point() else v for k, v in batch().items()}
+    plain, padded = method(b)["loss"], method(ragged(b))["loss"]
+    assert torch.allclose(plain, padded, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("change", [{"loss": "pair"}, {"temperature": 0.5}, {"dim": 24}])
+def test_P11_every_option_changes_the_loss(change):
+    def value(**options):
+        torch.manual_seed(0)
+        method = ComponentContrast(encoder(), **{"dim": 8, **options})
+        torch.manual_seed(1)
+        return method(batch())["loss"].item()
+
+    assert value() != value(**change)
+
+
+def test_P11_the_margin_changes_the_pair_loss():
+    def value(margin):
+        torch.manual_seed(0)
+        method = ComponentContrast(encoder(), dim=8, loss="pair", margin=margin)
+        torch.manual_seed(1)
+        return method(batch())["loss"].item()
+
+    assert value(0.5) != value(-0.5)
+
+
+def test_several_levels_take_negatives_across_the_coarsest_only():
+    torch.manual_seed(0)
+    method = ComponentContrast(encoder(), dim=8).eval()
+    b = batch()
+    fine = b["component"]
+    one_coarse = torch.stack([torch.zeros_like(fine), fine], 1)  # all in one coarse component: no negatives are left
+    assert method({**b, "component": one_coarse})["loss"].item() == 0
+    same = torch.stack([fine, fine], 1)
+    assert torch.allclose(method({**b, "component": same})["loss"], method({**b, "component": fine})["loss"])
+
+
+def test_a_segmenter_learns_what_it_is_shown():
+    torch.manual_seed(0)
+    method = SegmentParts(encoder(), MASK)
+    b = batch(points=8)
+    b["part"] = torch.where(b["category"][:, None] == 0, (b["x"][..., 0] > 0).long(), 2)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-2)
+    for _ in range(120):
+        optimizer.zero_grad()
+        method(b)["loss"].backward()
+        optimizer.step()
+    assert (method.logits(b["x"], b["category"]).argmax(-1) == b["part"]).float().mean() > 0.95
+
+
+def test_points_without_a_label_do_not_count():
+    torch.manual_seed(0)
+    method = SegmentParts(encoder(), MASK).eval()
+    b = batch()
+    unknown = {**b, "part": torch.full_like(b["part"], -1)}
+    assert method(unknown)["loss"].item() == 0
