@@ -4,6 +4,7 @@ Axes: V views, B things, D features.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ def passes(
     """``net(view, valid)`` of every view: (V, B, ...). Neighbours of one shape pass through as one batch."""
     if valid is not None and len(valid) != len(views):
         raise ValueError(f"{len(views)} views came with {len(valid)} masks of valid positions: one for each is needed")
-    masks = [None] * len(views) if valid is None else list(valid)
+    masks: list[Any] = [None] * len(views) if valid is None else list(valid)
     out, start = [], 0
     for i in range(1, len(views) + 1):
         if i < len(views) and views[i].shape == views[start].shape and (masks[i] is None) == (masks[start] is None):
