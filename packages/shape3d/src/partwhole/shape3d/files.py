@@ -111,6 +111,9 @@ def read(path: str | Path) -> Geometry:
         readers = {".off": _read_off, ".obj": _read_obj, ".npy": _read_npy, ".npz": _read_npz}
         readers |= dict.fromkeys((".xyz", ".txt", ".pts"), _read_columns)
         geometry = readers.get(suffix, _read_trimesh)(path)
+        if not geometry.is_mesh and suffix not in CLOUDS and len(geometry.vertices):
+            found = f"{len(geometry.vertices)} vertices and no faces"
+            raise BadShape(path, found, "export its faces too, or save points as .ply, .xyz or .npy")
     except BadShape:
         raise
     except FileNotFoundError as error:
@@ -222,7 +225,7 @@ def _read_obj(path: Path) -> Geometry:
     if not v:
         raise BadShape(path, "a file without any 'v' line", "it is not an OBJ mesh, or it is cut off")
     if not f:
-        raise BadShape(path, f"{len(v)} vertices and no faces", "save points as .ply, .xyz or .npy instead")
+        return Geometry(np.array(v, float), np.zeros((0, 3), np.int64))
     counts = np.array([len(face) for face in f], np.int64)
     if counts[-1] < 3 and lines[-1]:
         raise BadShape(path, f"a last face of {counts[-1]} corners", "the file is cut off: download or export it again")
@@ -253,11 +256,10 @@ def _read_trimesh(path: Path) -> Geometry:
     faces = np.asarray(getattr(loaded, "faces", np.zeros((0, 3))), np.int64).reshape(-1, 3)
     normals = None
     if not len(faces):
-        if path.suffix.lower() != ".ply":
-            raise BadShape(path, f"{len(vertices)} vertices and no faces", "save points as .ply, .xyz or .npy instead")
-        raw = loaded.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
-        if raw is not None and raw.dtype.names and {"nx", "ny", "nz"} <= set(raw.dtype.names):
-            normals = np.stack([raw[k].ravel() for k in ("nx", "ny", "nz")], -1).astype(float)
+        raw: Any = loaded.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
+        have = raw if isinstance(raw, dict) else getattr(getattr(raw, "dtype", None), "names", None) or ()
+        if {"nx", "ny", "nz"} <= set(have):
+            normals = np.stack([np.ravel(raw[k]) for k in ("nx", "ny", "nz")], -1).astype(float)
     return Geometry(vertices, faces, normals)
 
 
