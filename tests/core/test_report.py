@@ -197,9 +197,9 @@ def test_axis_numbers(value, text):
     assert number(value) == text
 
 
-def path_of(html: str, kind: str) -> list[list[tuple[float, float]]]:
+def path_of(html: str, kind: str) -> list[list[tuple[float, ...]]]:
     paths = re.findall(rf'<path class="{kind}" d="([^"]*)"', html)
-    return [[tuple(map(float, p.split())) for p in re.split("[ML]", d.rstrip("Z")) if p] for d in paths]  # pyright: ignore
+    return [[tuple(map(float, p.split())) for p in re.split("[ML]", d.rstrip("Z")) if p] for d in paths]
 
 
 def test_lines_stand_where_their_values_are():

@@ -47,7 +47,7 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread":
+    def of(cls, values: Iterable[float | None]) -> "Spread":
         """Mean and sample standard deviation (n - 1; 0 for one value) of the finite values; NaN when there are none."""
         kept = [float(v) for v in values if v is not None and math.isfinite(v)]
         if not kept:

@@ -63,10 +63,8 @@ class Shown:
             raise ValueError(f"{self.name}: needs at least one layer of labels, got none")
         for layer, labels in self.layers.items():
             if np.shape(labels) != shape[:1]:
-                raise ValueError(
-                    f"{self.name}: layer {layer!r} must be ({shape[0]},), one label for each point, got "
-                    f"{np.shape(labels)}"
-                )
+                wanted = f"must have a label for each point, ({shape[0]},), got {np.shape(labels)}"
+                raise ValueError(f"{self.name}: layer {layer!r} {wanted}")
         if self.normals is not None and np.shape(self.normals) != shape:
             raise ValueError(f"{self.name}: normals must be like points, {shape}, got {np.shape(self.normals)}")
 
@@ -180,8 +178,7 @@ def spaced(shapes: Sequence[Shown], count: int) -> list[Shown]:
     by: dict[str, list[int]] = {}
     for i, s in enumerate(shapes):
         by.setdefault(s.category, []).append(i)
-    # The j-th of n shapes of a category ranks j / n: a prefix of that order holds each in proportion.
-    ranks = sorted((j / len(places), i) for places in by.values() for j, i in enumerate(_strided(places)))
+    ranks = sorted((j, i) for places in by.values() for j, i in enumerate(_strided(places)))
     return [shapes[i] for i in sorted(i for _, i in ranks[:count])]
 
 

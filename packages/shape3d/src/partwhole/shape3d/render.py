@@ -97,7 +97,7 @@ def raster(
     at = at * np.array([1, -1], np.float32) + size / 2
     steep = np.maximum(n[:, 2:], 0.2)  # a disc seen on edge still covers a little
     slope = n[:, :2] / steep * np.array([1, -1], np.float32)
-    r = max(radius * scale, 0.75)
+    r = min(max(radius * scale, 0.75), size / 16)
 
     index = np.full(size * size, -1, np.int32)
     height = np.full(size * size, -np.inf, np.float32)

@@ -58,7 +58,7 @@ def write_report(
 
     Args:
         folder: of the run; made when it is missing.
-        evaluation, run, metrics: the content of evaluation.json, run.json and metrics.jsonl; by default read from there.
+        evaluation, run, metrics: the content of evaluation.json, run.json, metrics.jsonl; by default read from there.
         shown: shapes in any order; the worst and the best are found by their scores.
         title: of the page.
         about: one or two sentences: what was pre-trained, and on what. From the decomposition by default.
@@ -124,8 +124,9 @@ def few_shot_summary(few_shot: Mapping[str, Any], method: str = "ACD") -> str:
         name = "joint training" if best == "joint" else f"{method} pre-training"
         how = {"linear": " (frozen, linear)", "finetune": " (fine-tuned)"}.get(best, "")
         gain = (good.mean - plain.mean) * 100
-        verdict = f"{abs(gain):.0f} points {'more' if gain >= 0 else 'less'}"
-        if round(abs(gain)) == 0:
+        size = round(abs(gain))
+        verdict = f"{size} point{'' if size == 1 else 's'} {'more' if gain >= 0 else 'less'}"
+        if size == 0:
             verdict = "no difference"
         elif abs(gain) < (good.std + plain.std) * 100:
             verdict += ", within the spread"
