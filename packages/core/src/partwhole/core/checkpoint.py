@@ -47,12 +47,11 @@ def save(folder: Path, method: nn.Module, optimizer: Optimizer, step: int, ident
         "optimizer": optim.state(optimizer, method),
     }
 
-    def write() -> None:
+    def work() -> None:
         if distributed.rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(folder / LAST, lambda file: torch.save(state, file))
+            write(folder / LAST, lambda file: torch.save(state, file))
 
-    distributed.attempt(lambda: _reported(write, folder / LAST), f"saving step {step} to {folder}")
+    distributed.attempt(work, f"saving step {step} to {folder}")
 
 
 def load(folder: Path, method: nn.Module, optimizer: Optimizer, identity: Mapping[str, Any]) -> int:
@@ -135,13 +134,12 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     about = {"format": 1, "encoder": describe(encoder)}
     weights = {k: v.clone().contiguous() for k, v in _method_state(encoder).items()}
 
-    def write() -> None:
+    def work() -> None:
         if distributed.rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(folder / "encoder.safetensors", lambda file: file.write(to_bytes(weights)))
-            write_file(folder / "encoder.json", lambda file: file.write(json.dumps(about, indent=2).encode()))
+            write(folder / "encoder.safetensors", lambda file: file.write(to_bytes(weights)))
+            write(folder / "encoder.json", lambda file: file.write(json.dumps(about, indent=2).encode()))
 
-    distributed.attempt(lambda: _reported(write, folder / "encoder.safetensors"), f"saving the encoder to {folder}")
+    distributed.attempt(work, f"saving the encoder to {folder}")
 
 
 def load_encoder(folder: str | Path, *, allow: Sequence[str] = ()) -> Encoder:
@@ -178,12 +176,11 @@ def load_encoder(folder: str | Path, *, allow: Sequence[str] = ()) -> Encoder:
 # ------------------------------------------------------------------ files
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let ``write`` fill a new file, sync it, and put it in the place of ``path`` at once."""
+def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with temporary.open("wb") as file:
-            write(file)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -198,11 +195,12 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.close(folder)
 
 
-def _reported(write: Callable[[], None], path: Path) -> None:
-    """``write``, whose failure says what to do. torch wraps a full disk in RuntimeError."""
+def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+    """Let ``fill`` fill a new file and put it in the place of ``path`` at once; NotSaved, saying what to do."""
     try:
-        write()
-    except (OSError, RuntimeError) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, fill)
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk in RuntimeError
         try:
             room = f"; {shutil.disk_usage(path.parent).free / 2**20:.0f} MB are free there"
         except OSError:

@@ -1,0 +1,63 @@
+"""Repeat the evaluation of a finished run, from what its folder holds.
+
+python tools/evaluate.py --folder runs/shape3d-acd [any field of the recipe, such as --few-shot.draws 10]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import progress
+import recipes
+import run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py", description=(__doc__ or "").strip(), add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--traceback", action="store_true")
+    options, rest = parser.parse_known_args(list(sys.argv[1:] if argv is None else argv))
+    if options.folder is None:
+        if {"-h", "--help"} & set(rest):
+            print((__doc__ or "").strip())
+            return 0
+        raise recipes.Usage("which run? Give its folder: --folder runs/<name>")
+    recipe = read(options.folder)
+    recipe = recipes.parse(
+        type(recipe), rest, recipe, f"evaluate.py --folder {options.folder}", (__doc__ or "").strip()
+    )
+    if not hasattr(recipe, "finish"):
+        raise recipes.Usage(f"{type(recipe).__name__} has no evaluation of its own")
+    watch = progress.make()
+    try:
+        run.finish(recipe, options.folder, watch)
+    finally:
+        progress.close(watch)
+    return 0
+
+
+def read(folder: Path) -> Any:
+    """The recipe in ``folder/run.json``."""
+    path = folder / "run.json"
+    if not path.exists():
+        here = sorted(str(p.parent) for p in folder.parent.glob("*/run.json")) if folder.parent.is_dir() else []
+        raise recipes.Usage(f"no run in {folder}: {path} is missing. Runs beside it: {', '.join(here) or 'none'}")
+    try:
+        record = json.loads(path.read_text())
+        modality, task, fields = record["modality"], record["task"], record["recipe"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise recipes.Usage(f"{path} is damaged or foreign: {type(error).__name__}: {error}") from error
+    tasks = recipes.load(modality).TASKS
+    try:
+        return recipes.from_json(tasks[recipes.nearest("task", task, tasks, modality)], fields)
+    except ValueError as error:
+        raise recipes.Usage(f"{path} was written by another version: {error}") from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(recipes.guarded(main))
