@@ -291,7 +291,7 @@ def _read_npy(path: Path) -> Geometry:
 
 
 def _read_npz(path: Path) -> Geometry:
-    with np.load(path, allow_pickle=False) as data:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
         key = next((k for k in ("points", "xyz", "pos", "vertices") if k in data), None)
         if key is None:
             raise BadShape(path, f"arrays {sorted(data)}", "one of them must be called points, xyz, pos or vertices")

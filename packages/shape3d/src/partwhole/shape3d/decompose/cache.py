@@ -94,7 +94,7 @@ class Cache:
     def read(self, key: str) -> Entry:
         """{"points", "normals", "labels", "meta"}. Raises KeyError if there is none, Damaged if it is not whole."""
         try:
-            with np.load(self.path(key), allow_pickle=False) as data:
+            with open(self.path(key), "rb") as file, np.load(file, allow_pickle=False) as data:
                 entry: Entry = {name: data[name] for name in ARRAYS}
             entry["meta"] = json.loads(entry["meta"].tobytes())
         except FileNotFoundError:
@@ -132,6 +132,8 @@ class Cache:
             text = self.manifest.read_bytes()
         except FileNotFoundError:
             return
+        except NotADirectoryError as error:
+            raise CacheError(self.folder, "a file is where the folder should be", "name another folder") from error
         except OSError as error:
             raise CacheError(
                 self.manifest, f"it cannot be read ({error.strerror})", "check the path and access"

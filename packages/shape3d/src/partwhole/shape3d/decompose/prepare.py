@@ -53,7 +53,9 @@ def prepare(
     found = files.find(paths)
     names = dict(zip(found, files.names(found, paths), strict=True))
     settings = digest(options.settings())
-    known = _known(store, settings)
+    known, others = _known(store, settings)
+    if others and not known:
+        watch.say(f"{store.folder} holds {others} shapes made with other options or by another version: made again here")
 
     records: dict[Path, dict[str, Any]] = {}
     jobs: dict[str, Path] = {}
@@ -128,8 +130,11 @@ def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(record.get(name) for name in ("path", "size", "mtime_ns", "settings"))
 
 
-def _known(cache: Cache, settings: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    return {_identity(r): r for r in cache.records() if r.get("settings") == settings and r.get("status")}
+def _known(cache: Cache, settings: str) -> tuple[dict[tuple[Any, ...], dict[str, Any]], int]:
+    """The manifest's last record of every file with these settings, and how many shapes have only other settings."""
+    records = [record for record in cache.records() if record.get("status")]
+    mine = {_identity(record): record for record in records if record.get("settings") == settings}
+    return mine, len({r.get("path") for r in records} - {r["path"] for r in mine.values()})
 
 
 def _usable(record: dict[str, Any], cache: Cache, retry_failed: bool, damaged: set[str], watch: Any) -> bool:
