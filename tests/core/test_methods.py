@@ -1,0 +1,412 @@
+"""Every method passes ``check_method``; every option does something; each does what its paper says."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from partwhole.core import distributed
+from partwhole.core.encoder import First, Max, TransformerEncoder, Vectors
+from partwhole.core.losses import distill, info_nce, masked_mse, negative_cosine
+from partwhole.core.method import Batch, Joint, Method
+from partwhole.core.methods.byol import BYOL
+from partwhole.core.methods.dino import DINO
+from partwhole.core.methods.mae import MAE
+from partwhole.core.methods.simclr import SimCLR
+from partwhole.core.schedules import cosine
+from partwhole.core.testing import check_method
+from partwhole.core.threads import ranks
+
+D = 12
+
+
+def encoder(channels: int = 3) -> TransformerEncoder:
+    return TransformerEncoder(Vectors(channels, D, length=9), dim=D, depth=1, heads=2)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def coin(*shape: int, chance: float = 0.7, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
+
+
+def views(count: int = 2, batch: int = 5) -> Batch:
+    """Views of unequal lengths, with padding."""
+    lengths = [9, 9, 7, 9][:count]
+    return {
+        "views": [draw(batch, n, 3, seed=i) for i, n in enumerate(lengths)],
+        "valid": [coin(batch, n, seed=10 + i) for i, n in enumerate(lengths)],
+    }
+
+
+def crops() -> Batch:
+    small = {"crops": [draw(5, n, 3, seed=20 + n) for n in (4, 4, 6)], "crops_valid": [coin(5, n) for n in (4, 4, 6)]}
+    return {**views(), **small}
+
+
+def masked() -> Batch:
+    valid = coin(5, 9, chance=0.8)
+    valid[0] = True
+    hidden = coin(5, 9, chance=0.6, seed=1)
+    hidden[1] = True  # a row that shows nothing, and one that hides nothing
+    hidden[2] = False
+    return {"x": draw(5, 9, 3), "hidden": hidden, "valid": valid}
+
+
+def simclr(**options) -> SimCLR:
+    return SimCLR(encoder(), **{"hidden": D, "dim": 6, **options})
+
+
+def byol(**options) -> BYOL:
+    return BYOL(encoder(), **{"hidden": D, "dim": 6, **options})
+
+
+def dino(**options) -> DINO:
+    return DINO(encoder(), **{"prototypes": 10, "hidden": D, "bottleneck": 5, **options})
+
+
+def mae(**options) -> MAE:
+    return MAE(encoder(), **{"dim": 8, "depth": 1, "heads": 2, **options})
+
+
+def joint(**options) -> Joint:
+    one = simclr()
+    return Joint(
+        {"views": one, "tokens": MAE(one.encoder, dim=8, depth=1, heads=2)},  # type: ignore[arg-type]
+        options.get("weights", {"views": 10.0, "tokens": 0.5}),
+    )
+
+
+CASES = {
+    "simclr": (simclr, views()),
+    "simclr, three views, batch norm": (lambda: simclr(norm="batch"), views(3)),
+    "byol": (byol, views()),
+    "byol, averaged buffers": (lambda: byol(buffers="average"), views()),
+    "byol, no batch norm": (lambda: byol(norm="layer"), views()),
+    "simsiam": (lambda: byol(momentum=None), views()),
+    "dino": (dino, crops()),
+    "dino without crops": (dino, views()),
+    "mae": (mae, masked()),
+    "mae without padding": (mae, {k: v for k, v in masked().items() if k != "valid"}),
+    "joint": (joint, {"views": views(), "tokens": masked()}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_contract(case):
+    """P1, P3, P4 over ranks as threads, P14 in half precision, S1, S3, S4, padding: see ``check_method``."""
+    make, batch = CASES[case]
+    check_method(make, batch)
+
+
+def value(method: Method, batch: Batch, steps: int = 2) -> list[float]:
+    """The losses of some steps."""
+    torch.manual_seed(1)
+    losses = []
+    for step in range(steps):
+        out = method(batch)
+        out["loss"].backward()
+        with torch.no_grad():
+            for p in method.parameters():
+                if p.grad is not None:
+                    p.sub_(p.grad, alpha=0.05)
+        method.zero_grad()
+        method.after_step((step + 1) / steps)
+        losses.append(round(out["loss"].item(), 7))
+    return losses
+
+
+OPTIONS = {
+    "simclr": (
+        simclr,
+        views(),
+        [{}, {"hidden": 7}, {"dim": 5}, {"temperature": 0.2}, {"norm": "batch"}, {"norm": "layer"}, {"pool": Max()}],
+    ),
+    "byol": (
+        byol,
+        views(),
+        [
+            {},
+            {"hidden": 7},
+            {"dim": 5},
+            {"momentum": 0.5},
+            {"momentum": None},
+            {"predictor": False},
+            {"norm": None},
+            {"norm": "layer"},
+            {"pool": First()},
+        ],
+    ),
+    "dino": (
+        dino,
+        crops(),
+        [
+            {},
+            {"hidden": 7},
+            {"bottleneck": 6},
+            {"prototypes": 11},
+            {"student_temperature": 0.2},
+            {"teacher_temperature": (0.05, 0.07)},
+            {"teacher_temperature": (0.04, 0.5)},
+            {"momentum": 0.5},
+            {"pool": Max()},
+        ],
+    ),
+    "mae": (mae, masked(), [{}, {"dim": 16}, {"depth": 2}, {"heads": 4}, {"normalise": False}]),
+    "joint": (joint, {"views": views(), "tokens": masked()}, [{}, {"weights": None}]),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_P11_every_option_changes_the_loss(case):
+    make, batch, options = OPTIONS[case]
+    seen = []
+    for option in options:
+        torch.manual_seed(0)
+        seen.append(value(make(**option), batch, steps=3))
+    for i, losses in enumerate(seen):
+        assert losses not in seen[:i], f"{options[i]} changes nothing, or what another does"
+
+
+def test_P11_buffers_of_the_teacher_are_an_option_of_byol():
+    states = []
+    for buffers in ("copy", "average", "keep"):
+        torch.manual_seed(0)
+        method = byol(buffers=buffers, momentum=0.5)
+        value(method, views())
+        assert method.teacher is not None
+        states.append({k: v for k, v in method.teacher.state_dict().items() if "running_mean" in k})
+    (name,) = states[0]
+    a, b, c = (s[name] for s in states)
+    assert not torch.allclose(a, b)
+    assert not torch.allclose(b, c)
+    assert not torch.allclose(a, c)
+
+
+# ------------------------------------------------------------------ what the papers say
+
+
+def test_simclr_is_nt_xent_over_all_views():
+    method, batch = simclr(), views(3)
+    z = [method.head(method.encoder(x, valid=v), v) for x, v in zip(batch["views"], batch["valid"], strict=True)]
+    flat = torch.cat(z)
+    positive = torch.eye(5).repeat(3, 3).bool() & ~torch.eye(15).bool()
+    expected = info_nce(flat, flat, positive, exclude=torch.eye(15).bool(), temperature=method.temperature)
+    assert method(batch)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_P3_simclr_sees_what_other_ranks_have():
+    """The gathered keys are those of all ranks: the loss of one changes with the data of another."""
+    torch.manual_seed(0)
+    copies = [simclr().double()]
+    copies.append(copy.deepcopy(copies[0]))
+    one, two, other = ({"views": [draw(3, 9, 3, seed=s + i).double() for i in (0, 1)]} for s in (0, 5, 9))
+    seen = []
+
+    def spy(x: Tensor) -> Tensor:
+        seen.append(original(x))
+        return seen[-1]
+
+    with ranks(2) as run:
+        original, distributed.gather = distributed.gather, spy
+        first = run(lambda r: copies[r]((one, two)[r])["loss"].item())
+        second = run(lambda r: copies[r]((one, other)[r])["loss"].item())
+    assert {x.shape for x in seen} == {(12, 6)}, "two ranks of two views of three things"
+    assert first[0] != second[0]
+
+
+def test_byol_predicts_the_teachers_other_view():
+    method, batch = byol(norm="layer"), views()
+    assert method.teacher is not None
+    z = [method.head(method.encoder(x, valid=v), v) for x, v in zip(batch["views"], batch["valid"], strict=True)]
+    t = [method.teacher(x, v) for x, v in zip(batch["views"], batch["valid"], strict=True)]
+    expected = (negative_cosine(method.predict(z[0]), t[1]) + negative_cosine(method.predict(z[1]), t[0])) / 2
+    assert method(batch)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_byols_teacher_follows_by_the_schedule():
+    torch.manual_seed(0)
+    method = byol(momentum=0.9)
+    assert method.teacher is not None
+    before = [p.clone() for p in method.teacher.parameters()]
+    with torch.no_grad():
+        for p in [*method.encoder.parameters(), *method.head.parameters()]:
+            p.add_(1)
+    method.after_step(0.25)
+    for p, start in zip(method.teacher.parameters(), before, strict=True):
+        assert torch.allclose(p, start + 1 - cosine(0.25, 0.9, 1.0), atol=1e-5)
+    done = [p.clone() for p in method.teacher.parameters()]
+    method.after_step(1.0)
+    assert all(torch.equal(a, b) for a, b in zip(method.teacher.parameters(), done, strict=True)), "at the end it rests"
+
+
+def test_dino_centres_sharpens_and_leaves_crops_to_the_student():
+    torch.manual_seed(0)
+    method, batch = dino(), crops()
+    method.center.value.normal_()
+    student = [
+        method.head(method.encoder(x, valid=v), v)
+        for name, mask in (("views", "valid"), ("crops", "crops_valid"))
+        for x, v in zip(batch[name], batch[mask], strict=True)
+    ]
+    teacher = torch.stack([method.teacher(x, v) for x, v in zip(batch["views"], batch["valid"], strict=True)])
+    target = ((teacher - method.center.value) / 0.04).softmax(-1)
+    out = method(batch)
+    assert out["loss"].item() == pytest.approx(distill(torch.stack(student), target).item(), rel=1e-4)
+    assert out["entropy"].item() == pytest.approx(
+        -(target * target.clamp(min=1e-30).log()).sum(-1).mean().item(), rel=1e-3
+    )
+    assert 0 < out["entropy"] < out["entropy_of_mean"] < math.log(10)
+    center = method.center.value.clone()
+    method.after_step(0.15)
+    assert torch.allclose(method.center.value, 0.9 * center + 0.1 * teacher.mean((0, 1)), atol=1e-6)
+    assert method.temperature.item() == pytest.approx(0.055)
+    method.after_step(0.9)
+    assert method.temperature.item() == pytest.approx(0.07)
+
+
+def test_E3_dinos_entropies_tell_a_collapse():
+    method, batch = dino(), views()
+    with torch.no_grad():
+        method.center.value.copy_(100 * torch.eye(10)[0].neg())  # one prototype takes all
+    out = method.eval()(batch)
+    assert out["entropy"].item() == pytest.approx(0, abs=1e-4)
+    assert out["entropy_of_mean"].item() == pytest.approx(0, abs=1e-4)
+    with torch.no_grad():
+        method.center.value.zero_()
+        method.temperature.fill_(1e6)  # none is told from another
+    out = method(batch)
+    assert out["entropy"].item() == pytest.approx(math.log(10), rel=1e-4)
+
+
+def test_mae_encodes_what_is_shown_and_rebuilds_what_is_hidden():
+    torch.manual_seed(0)
+    method, batch = mae(), masked()
+    x, hidden, valid = batch["x"], batch["hidden"], batch["valid"]
+    start = method(batch)["loss"].item()
+    changed = {**batch, "x": torch.where((hidden & valid)[..., None], 3 * x + 1, x)}
+    shown = method.encoder(x, keep=~hidden, valid=valid)
+    assert torch.equal(shown, method.encoder(changed["x"], keep=~hidden, valid=valid)), "hidden tokens are not seen"
+    assert method(changed)["loss"].item() == pytest.approx(start, rel=1e-4), "targets are normalised"
+    assert mae(normalise=False)(changed)["loss"].item() > 2 * start
+    hides_nothing = {k: v[2:3] for k, v in batch.items()}
+    assert method(hides_nothing)["loss"].item() == 0
+
+
+def test_mae_rows_do_not_depend_on_each_other():
+    torch.manual_seed(0)
+    method, batch = mae().double(), masked()
+    batch["x"] = batch["x"].double()
+    rows = [{k: v[i : i + 1] for k, v in batch.items()} for i in range(5)]
+    counts = [(r["hidden"] & r["valid"]).sum().item() for r in rows]
+    alone = sum(method(r)["loss"].item() * n for r, n in zip(rows, counts, strict=True)) / sum(counts)
+    assert method(batch)["loss"].item() == pytest.approx(alone, rel=1e-9)
+
+
+def test_mae_knows_where_hidden_tokens_are():
+    """Without positions all hidden tokens of a row would be rebuilt alike."""
+    torch.manual_seed(0)
+    method, x = mae(normalise=False), draw(1, 9, 3)
+    hidden = torch.arange(9)[None] >= 4
+    losses = []
+    for order in (torch.arange(9), torch.tensor([0, 1, 2, 3, 8, 7, 6, 5, 4])):
+        losses.append(method({"x": x[:, order], "hidden": hidden})["loss"].item())
+    assert losses[0] != pytest.approx(losses[1], rel=1e-5)
+
+
+def test_mae_is_a_mean_over_hidden_tokens():
+    torch.manual_seed(0)
+    method, batch = mae(), masked()
+    seen = {}
+    method.rebuild.register_forward_hook(lambda m, i, out: seen.update(prediction=out))
+    loss = method(batch)["loss"]
+    expected = masked_mse(seen["prediction"], batch["x"], batch["hidden"], valid=batch["valid"], normalise=True)
+    assert loss.item() == pytest.approx(expected.item())
+
+
+# ------------------------------------------------------------------ errors and Joint
+
+
+@pytest.mark.parametrize(
+    ("make", "batch", "message"),
+    [
+        (simclr, {"views": [draw(2, 9, 3)]}, "two or more are needed, got 1"),
+        (byol, views(3), "two are needed, got 3"),
+        (dino, {"views": [draw(2, 9, 3)]}, "no pair of different views"),
+        (simclr, {**views(), "valid": [coin(5, 9)]}, "2 views came with 1 masks"),
+        (simclr, {**views(), "valid": [coin(5, 8)] * 2}, "valid is"),
+        (mae, {"x": draw(2, 9, 3), "hidden": coin(2, 8)}, "keep is"),
+    ],
+)
+def test_a_wrong_batch_is_told_so(make, batch, message):
+    with pytest.raises(ValueError, match=message):
+        make()(batch)
+
+
+def test_joint_is_the_weighted_sum_over_one_encoder():
+    torch.manual_seed(0)
+    method, batch = joint(), {"views": views(), "tokens": masked()}
+    out = method(batch)
+    parts = {k: method.parts[k](batch[k])["loss"] for k in batch}
+    assert out["loss"].item() == pytest.approx((10 * parts["views"] + 0.5 * parts["tokens"]).item(), rel=1e-6)
+    assert out["views/loss"].item() == pytest.approx(parts["views"].item())
+    assert "views/std" in out
+    names = [n for n, _ in method.named_parameters()]
+    assert len([n for n in names if n.endswith("embed.project.weight")]) == 1, "the encoder is one"
+    with pytest.raises(KeyError, match="tokens"):
+        method({"views": views()})
+
+
+def test_joint_refuses_what_does_not_fit():
+    one = simclr()
+    with pytest.raises(ValueError, match="share one encoder"):
+        Joint({"a": one, "b": simclr()})
+    with pytest.raises(ValueError, match="one weight for each part"):
+        Joint({"a": one}, {"a": 1.0, "c": 2.0})
+    with pytest.raises(ValueError, match="share one encoder"):
+        Joint({})
+
+
+def test_joint_moves_the_state_of_its_parts():
+    torch.manual_seed(0)
+    one = byol(momentum=0.5)
+    method = Joint({"a": one, "b": SimCLR(one.encoder, hidden=D, dim=6)})
+    assert one.teacher is not None
+    before = copy.deepcopy(one.teacher.state_dict())
+    with torch.no_grad():
+        next(one.encoder.parameters()).add_(1)
+    method.after_step(0.0)
+    assert any(not torch.equal(v, before[k]) for k, v in one.teacher.state_dict().items())
+
+
+def test_methods_train_on_something_learnable():
+    """SimCLR tells six noisy things apart after forty steps, by more than a fifth of its first loss."""
+    torch.manual_seed(0)
+    method, things = simclr(temperature=0.2), draw(6, 9, 3, seed=3)
+    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        batch = {"views": [things + 0.1 * torch.randn_like(things) for _ in range(2)]}
+        loss = method(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["simclr", "byol", "dino"])
+def test_methods_trace_as_one_graph(case):
+    """torch.compile meets no Python that it cannot follow (the tracer alone, without a compiler)."""
+    make, batch = CASES[case]
+    torch.manual_seed(0)
+    method = make().eval()
+    expected = method(batch)["loss"]
+    traced = torch.compile(method, backend="aot_eager", fullgraph=True)(batch)["loss"]
+    assert traced.item() == pytest.approx(expected.item(), rel=1e-4)
+    traced.backward()
