@@ -170,7 +170,11 @@ def _by_number(path: Path) -> list:
 
 
 def _pack(found: Iterable[Record | Problem], what: str, known: dict[str, tuple[str, ...]]) -> Labelled:
-    """Number the categories and parts (those of ``known`` first, as they stand; others sorted) and join the points."""
+    """Number the categories and parts and join the points.
+
+    The categories of ``known`` come first, as they stand; others are sorted. So are the parts of a category whose
+    shapes do not all bring the same list.
+    """
     found = list(found)
     records = [r for r in found if isinstance(r, Record)]
     problems = [(p.path, p.reason) for p in found if isinstance(p, Problem)]
@@ -179,12 +183,12 @@ def _pack(found: Iterable[Record | Problem], what: str, known: dict[str, tuple[s
         raise BadShape(
             what, f"no shape could be read ({len(problems)} problems{first})", "see the layouts of read_labelled"
         )
-    seen: dict[str, set[str]] = {}
+    seen: dict[str, set[tuple[str, ...]]] = {}
     for r in records:
-        seen.setdefault(r.category, set()).update(r.parts)
+        seen.setdefault(r.category, set()).add(r.parts)
     fixed = known if seen.keys() & known.keys() else {}
     order = [*fixed, *sorted(seen.keys() - fixed.keys())]
-    parts = {c: list(fixed[c]) if c in fixed else sorted(seen[c], key=_numeric) for c in order}
+    parts = {c: list(fixed[c]) if c in fixed else _union(seen[c]) for c in order}
     start = {c: sum(len(parts[b]) for b in order[:i]) for i, c in enumerate(order)}
     part = [np.array([parts[r.category].index(p) for p in r.parts])[r.part] + start[r.category] for r in records]
     for c in order:
@@ -211,6 +215,10 @@ def _pack(found: Iterable[Record | Problem], what: str, known: dict[str, tuple[s
         note=note,
         arrays=arrays,
     )
+
+
+def _union(lists: set[tuple[str, ...]]) -> list[str]:
+    return list(*lists) if len(lists) == 1 else sorted({name for names in lists for name in names}, key=_numeric)
 
 
 def _numeric(name: str) -> tuple:

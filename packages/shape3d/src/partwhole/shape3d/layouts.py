@@ -179,7 +179,13 @@ def lpsb(root: Path, labels: list[Path], count: int, seed: int) -> Found:
 
 def _triangles(path: Path) -> Geometry:
     """A mesh with its faces exactly as in the file, since the labels number them; checked, but nothing dropped."""
-    geometry = files._read_off(path) if path.suffix.lower() == ".off" else files._read_trimesh(path)
+    try:
+        geometry = files._read_off(path) if path.suffix.lower() == ".off" else files._read_trimesh(path)
+    except BadShape:
+        raise
+    except Exception as error:  # whatever a parser throws at a broken file is a report about that file
+        found = f"not a readable {path.suffix} file ({type(error).__name__}: {str(error)[:80]})"
+        raise BadShape(path, found, "export or download it again") from error
     files.check(geometry, path)
     if not len(geometry.faces):
         raise BadShape(path, "points without faces", "labels of this layout number the faces of a mesh")
@@ -206,7 +212,9 @@ def _face_labels(path: Path, faces: int) -> tuple[np.ndarray, tuple[str, ...], i
             raise BadShape(path, found, "labels and mesh do not belong together: find the right pair")
         part[index - 1] = names.setdefault(name, len(names))
         total += len(np.unique(index))
-    return part, tuple(names), total - int((part >= 0).sum())
+    order = sorted(names)  # not that of this file: another shape may list them in another
+    part = np.where(part < 0, -1, np.array([order.index(name) for name in names])[part])
+    return part, tuple(order), total - int((part >= 0).sum())
 
 
 def simple(root: Path, paths: list[Path]) -> Found:

@@ -93,7 +93,7 @@ def oval(sides: int, power: float = 2.0) -> np.ndarray:
     return np.sign(unit) * np.abs(unit) ** (2 / power)
 
 
-SQUARE = 40.0  # as a power: a square with sharp edges when it has four points
+SQUARE = np.inf  # as a power: with four points, a square
 
 
 def tube(

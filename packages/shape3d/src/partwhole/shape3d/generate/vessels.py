@@ -76,7 +76,8 @@ def mug(dice: Dice) -> list[Solid]:
         solids.append(mirrored(grip))
     if dice.chance(0.35):
         plate, foot = wide * dice(1.5, 2.0), _radius(profile, 0.1) * 1.05
-        rim = [(plate * 0.5, -0.1), (plate, 0.03), (plate * 0.97, 0.06), (max(plate * 0.55, foot), -0.01)]
+        rise = float(np.clip(grip.vertices[:, 1].min() - 0.01, -0.005, 0.06))  # below the handle
+        rim = [(plate * 0.5, -0.1), (plate, rise - 0.03), (plate * 0.97, rise), (max(plate * 0.55, foot), -0.01)]
         solids.append(revolve(rim, saucer, sides=18))
     return solids
 
