@@ -1,4 +1,4 @@
-"""Which category is a shape of? A linear SVM on pooled features, after the ModelNet40 protocol of Gadelha et al., 2020."""
+"""Which category is a shape of? A linear SVM on pooled features (the ModelNet40 protocol of Gadelha et al., 2020)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,28 +33,31 @@ def descriptors(encoder: Encoder, shapes: Sequence[dict[str, Tensor]], augment: 
     return F.normalize(torch.stack([sums[i] for i in range(len(shapes))]), dim=-1)
 
 
-def svm_accuracy(encoder: Encoder, labelled: Labelled, draws: Sequence[Draw], augment: Augment, *, seed: int) -> dict[str, list[float]]:
+def svm_accuracy(
+    encoder: Encoder, labelled: Labelled, draws: Sequence[Draw], augment: Augment, *, seed: int
+) -> dict[str, list[float]]:
     """Test accuracy per draw, trained on its largest support: {"random": [...], "pretrained": [...]}.
 
-    The penalty C is chosen by cross-validation on the support.
+    "random" is an encoder like this one with fresh weights, another one for each draw. The penalty C is chosen by
+    cross-validation on the support.
     """
     from sklearn.model_selection import GridSearchCV
     from sklearn.svm import LinearSVC
 
     category = np.array(labelled.category)
-    results: dict[str, list[float]] = {}
-    for kind in ("random", "pretrained"):
-        pretrained = descriptors(encoder, labelled, augment).numpy() if kind == "pretrained" else None
-        for d, one in enumerate(draws):
-            k = max(one.support)
-            x = descriptors(fresh(encoder, labelled, augment, seed=seed + d), labelled, augment).numpy() if pretrained is None else pretrained
-            known = set(category[one.support[k]])
-            test = [i for i in one.test if category[i] in known]
-            search: Any = LinearSVC(C=100.0, random_state=0, dual="auto", max_iter=5000)
+    pretrained = descriptors(encoder, labelled, augment).numpy()
+    results: dict[str, list[float]] = {"random": [], "pretrained": []}
+    for d, one in enumerate(draws):
+        k = max(one.support)
+        train = one.support[k]
+        test = [i for i in one.test if category[i] in category[train]]
+        unlike = descriptors(fresh(encoder, labelled, augment, seed=seed + d), labelled, augment).numpy()
+        for kind, x in (("random", unlike), ("pretrained", pretrained)):
+            machine: Any = LinearSVC(C=100.0, random_state=0, dual="auto", max_iter=5000)
             if k >= 3:
-                search = GridSearchCV(search, {"C": [1.0, 10.0, 100.0, 500.0]}, cv=min(k, 3))
-            search.fit(x[one.support[k]], category[one.support[k]])
-            results.setdefault(kind, []).append(float((search.predict(x[test]) == category[test]).mean()))
+                machine = GridSearchCV(machine, {"C": [1.0, 10.0, 100.0, 500.0]}, cv=3)
+            machine.fit(x[train], category[train])
+            results[kind].append(float((machine.predict(x[test]) == category[test]).mean()))
     return results
 
 

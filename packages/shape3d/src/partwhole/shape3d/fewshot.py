@@ -21,6 +21,7 @@ from partwhole.core.encoder import Encoder, build, describe
 from partwhole.core.evaluate import part_iou
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Joint, Method
+from partwhole.core.watch import Quiet
 from partwhole.shape3d.acd import SegmentParts
 from partwhole.shape3d.labelled import Labelled
 from partwhole.shape3d.views import Augment, plain
@@ -82,7 +83,7 @@ class Draw:
 
 
 def draw(labelled: Labelled, options: FewShot, index: int) -> Draw:
-    """The ``index``-th supports and test shapes. Categories that are too small for a k are left out of it, and named."""
+    """The ``index``-th supports and test shapes. Categories too small for a k are left out of it, and named."""
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + index)
     most = max(options.shots)
     support: dict[int, list[int]] = {k: [] for k in options.shots}
@@ -106,7 +107,9 @@ def draw(labelled: Labelled, options: FewShot, index: int) -> Draw:
                 problems.append(f"{name}: {len(train)} shape(s) to label, {k} wanted; left out at k = {k}")
         test += held
     for k in [k for k, chosen in support.items() if not chosen]:
-        problems.append(f"no category has {k} shapes to label: k = {k} is not measured (ask for fewer with --few-shot.shots)")
+        problems.append(
+            f"no category has {k} shapes to label: k = {k} is not measured (ask for fewer with --few-shot.shots)"
+        )
         del support[k]
     return Draw(support, test, problems)
 
@@ -142,7 +145,9 @@ def few_shot(
     "problems"}, with one number per draw in every list.
     """
     if "joint" in options.arms and joint is None:
-        raise ValueError("the arm 'joint' needs a self-supervised method and its shapes: pass joint=, or leave the arm out")
+        raise ValueError(
+            "the arm 'joint' needs a self-supervised method and its shapes: pass joint=, or leave the arm out"
+        )
     draws = [draw(labelled, options, d) for d in range(options.draws)]
     if not draws or not all(one.support for one in draws):
         reasons = "; ".join(draws[0].problems) if draws else "no draw was asked for"
@@ -194,13 +199,15 @@ def train(
     steps = options.steps
     if joint is not None:
         other, unlabelled = joint(segment.encoder)
-        method = Joint({"labelled": segment, "unlabelled": other}, {"labelled": 1.0, "unlabelled": options.joint_weight})
+        method = Joint(
+            {"labelled": segment, "unlabelled": other}, {"labelled": 1.0, "unlabelled": options.joint_weight}
+        )
         stream, steps = together(labelled=stream, unlabelled=unlabelled), options.joint_steps
     loop = Fit(
-        steps=steps, lr=options.lr, weight_decay=options.weight_decay, seed=options.seed, device=_device(encoder).type,
+        steps=steps, lr=options.lr, weight_decay=options.weight_decay, seed=options.seed, device=str(_device(encoder)),
         log_every=steps + 1, evaluate_every=steps + 1,
     )  # fmt: skip
-    fit(Run(method=method, stream=stream), loop, watch=_Quiet())
+    fit(Run(method=method, stream=stream), loop, watch=Quiet())
     return segment
 
 
@@ -266,7 +273,7 @@ def predict(method: SegmentParts, shapes: Sequence[dict[str, Tensor]], augment: 
 
 
 def test_iou(predictions: Mapping[int, Tensor], labelled: Labelled) -> dict[str, Any]:
-    """{"category_iou", "shape_iou", "per_category"} of predicted parts (P,) by shape; unlabelled points do not count."""
+    """{"category_iou", "shape_iou", "per_category"} of predicted parts (P,) by shape, over labelled points."""
     by_category: dict[str, list[float]] = {}
     for i, prediction in predictions.items():
         part, c = labelled[i]["part"], labelled.category[i]
@@ -305,7 +312,9 @@ def fresh(encoder: Encoder, shapes: Sequence[dict[str, Tensor]], augment: Augmen
     random network is not also a badly scaled one.
     """
     torch.manual_seed(seed)
-    new = build(describe(encoder), allow=[type(m).__module__ for m in encoder.modules()])  # it is here, so it is trusted
+    new = build(
+        describe(encoder), allow=[type(m).__module__ for m in encoder.modules()]
+    )  # it is here, so it is trusted
     assert isinstance(new, Encoder)
     new.to(_device(encoder)).train()
     some = [shapes[i] for i in range(0, len(shapes), max(1, len(shapes) // 64))]

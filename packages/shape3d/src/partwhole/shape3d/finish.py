@@ -1,4 +1,4 @@
-"""What follows training: measure the features, show them, write the report. Every result is on disk as soon as it is there."""
+"""What follows training: measure the features, show them, write the report; each result is kept as soon as known."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import part_iou
+from partwhole.core.watch import Quiet
 from partwhole.shape3d import classify, fewshot
 from partwhole.shape3d.fewshot import ARMS, Seen
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, say: Callable[[str], None]) -> Mapping[str, Any]:
-    """Few-shot part segmentation, classification, pictures and the page: ``evaluation.json``, ``report.html``, ``ply/``.
+    """Few-shot parts, classification, pictures and the page: ``evaluation.json``, ``report.html``, ``ply/``.
 
     Returns {"text": the table, "report": path}.
     """
     from partwhole.shape3d.report import write_report
 
     folder.mkdir(parents=True, exist_ok=True)
-    labelled, prepared = recipe.evaluation(), recipe.prepare()
+    labelled, prepared = recipe.evaluation(), recipe.prepare(Quiet())
     evaluation: dict[str, Any] = {
         "decomposition": {"engine": ", ".join(prepared.statistics()["engines"]), **prepared.statistics()}
     }
@@ -78,7 +79,10 @@ def _predicted(labelled: Any, i: int, prediction: Tensor) -> Any:
     sample, c = labelled[i], labelled.category[i]
     first, known = labelled.first[c], sample["part"] >= 0
     iou = part_iou(prediction, sample["part"], labelled.part_mask[c], valid=known).item()
-    layers = {"truth": torch.where(known, sample["part"] - first, -1).numpy(), "prediction": (prediction - first).numpy()}
+    layers = {
+        "truth": torch.where(known, sample["part"] - first, -1).numpy(),
+        "prediction": (prediction - first).numpy(),
+    }
     return Shown(
         labelled.names[i], sample["points"].numpy(), layers, score=iou, normals=sample["normals"].numpy(),
         parts=labelled.parts[c], category=labelled.categories[c],

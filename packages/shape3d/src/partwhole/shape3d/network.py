@@ -8,7 +8,9 @@ from partwhole.core.encoder import Encoder, TransformerEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The encoder: a feature for every point. The defaults are for two CPU cores; the paper's network is 1, 512 128, 1."""
+    """The encoder: a feature for every point. Defaults for two CPU cores; the paper's are width 1, samples 512 128,
+    neighbours 1.
+    """
 
     name: Literal["pointnet2", "dgcnn", "transformer"] = "pointnet2"
     """PointNet++ with multi-scale grouping, DGCNN, or a transformer over patches of points."""

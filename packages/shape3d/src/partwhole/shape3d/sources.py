@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -40,14 +40,14 @@ class Source:
     seed: int = 0
     """Of generated shapes and of the choice of ``limit`` shapes."""
 
-    def unlabelled(self, paths: Sequence[Path], options: Decompose) -> Prepared:
+    def unlabelled(self, paths: Sequence[Path], options: Decompose, watch: Any = None) -> Prepared:
         """The shapes below ``paths`` with their components; decomposed by the first process, read by the others."""
         from partwhole.shape3d.decompose.prepare import prepare
 
         def get() -> Prepared:
             return prepare(
                 paths or [self._generated()], self.cache, options, workers=self.workers, backend=self.backend,
-                address=self.address, retry_failed=self.retry_failed,
+                address=self.address, retry_failed=self.retry_failed, watch=watch,
             )  # fmt: skip
 
         prepared = distributed.first(get)

@@ -2,18 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from partwhole.core import methods as core
 from partwhole.core.data import Stream, hide
 from partwhole.core.encoder import Encoder, TransformerEncoder
 from partwhole.core.fit import Fit, Run
 from partwhole.core.method import Method
+from partwhole.core.methods.byol import BYOL as CoreBYOL
+from partwhole.core.methods.dino import DINO as CoreDINO
+from partwhole.core.methods.mae import MAE as CoreMAE
+from partwhole.core.methods.simclr import SimCLR as CoreSimCLR
+from partwhole.core.watch import Quiet
 from partwhole.shape3d.acd import ComponentContrast
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.decompose.packed import Prepared
@@ -71,9 +75,9 @@ class ShapeRecipe(ABC):
         """What is evaluated: the trained encoder, or one around it that gives a feature for every point."""
         return encoder
 
-    def prepare(self) -> Prepared:
+    def prepare(self, watch: Any = None) -> Prepared:
         """The unlabelled shapes, decomposed; only what is not in the cache is done."""
-        return self.source.unlabelled(self.data, self.decompose)
+        return self.source.unlabelled(self.data, self.decompose, watch=watch)
 
     def evaluation(self) -> Labelled:
         """The labelled shapes."""
@@ -82,13 +86,13 @@ class ShapeRecipe(ABC):
     def stream(self, samples: Sequence[dict[str, Tensor]]) -> Stream:
         return Stream(samples, self.view(), batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
 
-    def build(self, folder: Path | None = None) -> Run:
+    def build(self, folder: Path | None = None, watch: Any = None) -> Run:
         torch.manual_seed(self.fit.seed)
-        return Run(method=self.method(self.encoder()), stream=self.stream(self.prepare()), evaluate=self.probe)
+        return Run(method=self.method(self.encoder()), stream=self.stream(self.prepare(watch)), evaluate=self.probe)
 
     def joint(self, encoder: Encoder) -> tuple[Method, Stream]:
         """The self-supervised half of joint training."""
-        return self.method(encoder), self.stream(self.prepare())
+        return self.method(encoder), self.stream(self.prepare(Quiet()))
 
     def probe(self, method: Method) -> Mapping[str, float]:
         """While training: part IoU of a linear layer at the middle k, one draw."""
@@ -99,7 +103,9 @@ class ShapeRecipe(ABC):
         result = few_shot(self.per_point(method.encoder), self.evaluation(), self.augment, options)
         return {f"linear_iou_at_{k}": result["arms"]["linear"][str(k)]["category_iou"][0]}
 
-    def finish(self, encoder: Encoder, folder: Path, say: Callable[[str], None] = lambda text: None) -> Mapping[str, Any]:
+    def finish(
+        self, encoder: Encoder, folder: Path, say: Callable[[str], None] = lambda text: None
+    ) -> Mapping[str, Any]:
         from partwhole.shape3d.finish import finish
 
         return finish(self, self.per_point(encoder), folder, say)
@@ -131,7 +137,7 @@ class SimCLR(ShapeRecipe):
     """Of the contrast."""
 
     def method(self, encoder: Encoder) -> Method:
-        return core.SimCLR(encoder, hidden=4 * encoder.dim, dim=encoder.dim, temperature=self.temperature)
+        return CoreSimCLR(encoder, hidden=4 * encoder.dim, dim=encoder.dim, temperature=self.temperature)
 
     def view(self) -> View:
         return Views(self.augment)
@@ -145,7 +151,7 @@ class BYOL(ShapeRecipe):
     """Of the teacher at the start; 1 at the end."""
 
     def method(self, encoder: Encoder) -> Method:
-        return core.BYOL(encoder, hidden=4 * encoder.dim, dim=encoder.dim, momentum=self.momentum)
+        return CoreBYOL(encoder, hidden=4 * encoder.dim, dim=encoder.dim, momentum=self.momentum)
 
     def view(self) -> View:
         return Views(self.augment)
@@ -163,7 +169,7 @@ class DINO(ShapeRecipe):
     """Of the teacher at the start; 1 at the end."""
 
     def method(self, encoder: Encoder) -> Method:
-        return core.DINO(
+        return CoreDINO(
             encoder, prototypes=self.prototypes, hidden=4 * encoder.dim, bottleneck=encoder.dim, momentum=self.momentum
         )
 
@@ -181,7 +187,7 @@ class MAE(ShapeRecipe):
 
     def method(self, encoder: Encoder) -> Method:
         assert isinstance(encoder, TransformerEncoder)
-        return core.MAE(encoder, dim=max(32, encoder.dim // 2), depth=2, heads=4)
+        return CoreMAE(encoder, dim=max(32, encoder.dim // 2), depth=2, heads=4)
 
     def encoder(self) -> Encoder:
         return self.network.transformer(6 if self.augment.normals else 3)
