@@ -195,7 +195,8 @@ import random, sys, torch, numpy
 def state():
     return [
         torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist(),
-        torch.get_num_threads(), torch.get_default_dtype(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic,
+        torch.get_num_threads(), torch.get_default_dtype(),
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic,
         torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), torch.is_grad_enabled(),
         torch.backends.cuda.matmul.allow_tf32, torch.autograd.is_multithreading_enabled(),
     ]
