@@ -1,0 +1,109 @@
+"""How each loss is shared by several processes: the table in ``partwhole.core.losses``, row by row."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from partwhole.core import distributed, losses
+from partwhole.core.losses import (
+    distill,
+    group_contrast,
+    group_info_nce,
+    group_pairs,
+    info_nce,
+    masked_mse,
+    negative_cosine,
+)
+from partwhole.core.threads import ranks
+
+G = torch.Generator().manual_seed(0)
+N, L, D = 9, 7, 4
+GROUP = torch.randint(-1, 3, (N, L), generator=G)
+VALID = torch.rand(N, L, generator=G) < 0.7
+HIDDEN = torch.rand(N, L, generator=G) < 0.5
+TOKENS, ROWS, OTHER = (torch.randn(*shape, D, generator=G, dtype=torch.float64) for shape in ((N, L), (N,), (N,)))
+TARGET = torch.randn(N, L, D, generator=G, dtype=torch.float64)
+
+
+def nce(live: Tensor, at: slice) -> Tensor:
+    """Keys are gathered, and the positives of three queries are missing."""
+    mine = torch.arange(N)[at]
+    positive = torch.where(mine % 3 == 0, -1, torch.arange(len(live)) + distributed.start(len(live)))
+    loss = info_nce(live, distributed.gather(live * OTHER[at]), positive)
+    return loss * distributed.share((positive >= 0).sum())
+
+
+def cosine(live: Tensor, at: slice) -> Tensor:
+    return negative_cosine(live, TARGET[at], valid=VALID[at]) * distributed.share(VALID[at].sum())
+
+
+def distillation(live: Tensor, at: slice) -> Tensor:
+    student, teacher = torch.stack([live, live * 2, live - 1]), OTHER[at].softmax(-1).expand(2, -1, -1)
+    return distill(student, teacher) * distributed.share(len(live))
+
+
+def mse(live: Tensor, at: slice) -> Tensor:
+    loss = masked_mse(live, TARGET[at], HIDDEN[at], valid=VALID[at])
+    return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
+
+
+def prototypes(live: Tensor, at: slice) -> Tensor:
+    loss = group_info_nce(live, GROUP[at], valid=VALID[at])
+    return loss * distributed.share((VALID[at] & (GROUP[at] >= 0)).sum())
+
+
+def pairs(live: Tensor, at: slice) -> Tensor:
+    same, every = group_pairs(GROUP[at], VALID[at])
+    fraction = distributed.mean(same) / distributed.mean(every)
+    loss = group_contrast(live, GROUP[at], negatives="expected", fraction=fraction, valid=VALID[at])
+    return loss * distributed.share(every)
+
+
+SHARED = {
+    "info_nce": (nce, ROWS),
+    "negative_cosine": (cosine, TOKENS),
+    "distill": (distillation, ROWS),
+    "masked_mse": (mse, TOKENS),
+    "group_info_nce": (prototypes, TOKENS),
+    "group_contrast": (pairs, TOKENS),
+}
+
+
+def test_P2_every_loss_says_how_it_is_reduced():
+    table = [line.split()[0] for line in (losses.__doc__ or "").splitlines()[4:] if line.strip()]
+    assert sorted(table) == sorted(SHARED) == sorted(set(losses.__all__) - {"group_pairs"})
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", SHARED)
+def test_P1_the_gradient_over_ranks_is_that_of_one_process(name, world):
+    """Uneven pieces: 9 things over 2, 3 or 4 ranks, of which the last has one."""
+    loss, x = SHARED[name]
+    whole = x.clone().requires_grad_()
+    value = loss(whole, slice(None))
+    value.backward()
+    ends = [0, *{1: [], 2: [8], 3: [5, 8], 4: [3, 5, 8]}[world], 9]
+    slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
+    lives = [x[s].clone().requires_grad_() for s in slices]
+    with ranks(world) as run:
+        values = torch.stack(run(lambda r: loss(lives[r], slices[r])))
+    values.sum().div(world).backward()  # the mean over ranks, as data parallel takes it
+    assert values.mean().item() == pytest.approx(value.item(), rel=1e-12)
+    grads = torch.cat([live.grad for live in lives if live.grad is not None])
+    assert whole.grad is not None
+    assert torch.allclose(grads, whole.grad, rtol=1e-9, atol=1e-13)
+
+
+def test_P1_a_rank_with_nothing_to_count_takes_no_part():
+    lives = [TOKENS[:4].clone().requires_grad_(), TOKENS[4:].clone().requires_grad_()]
+    masks = [VALID[:4], torch.zeros_like(VALID[4:])]
+
+    def loss(r: int) -> Tensor:
+        return negative_cosine(lives[r], lives[r].roll(1, 0), valid=masks[r]) * distributed.share(masks[r].sum())
+
+    with ranks(2) as run:
+        values = run(loss)
+    expected = negative_cosine(lives[0], lives[0].roll(1, 0), valid=masks[0])
+    assert torch.stack(values).mean().item() == pytest.approx(expected.item(), rel=1e-12)
