@@ -133,6 +133,13 @@ def test_sampling_follows_area_lies_on_the_surface_and_repeats_exactly() -> None
     assert (files.sample(geometry, 20_000, 4)[0] != points).any()
 
 
+def test_points_are_spread_evenly_within_a_triangle() -> None:
+    triangle = Geometry(np.array([[0, 0, 0], [4.0, 0, 0], [0, 2, 0]]), np.array([[0, 1, 2]]))
+    x, y, _ = files.sample(triangle, 20_000, 0)[0].T
+    assert np.histogram(x / 4, bins=[0, 0.25, 0.5, 1])[0] / 20_000 == pytest.approx([7 / 16, 5 / 16, 1 / 4], abs=0.02)
+    assert y.mean() == pytest.approx(2 / 3, abs=0.02)
+
+
 def test_a_cloud_gives_its_own_points_without_repetition() -> None:
     points = np.random.default_rng(0).random((100, 3))
     taken, normals, index = files.sample(Geometry(points, NO_FACES), 60, 0)
