@@ -1,9 +1,7 @@
 """The report of shapes: what it says is so, it shows what it was given, and it asks for nothing from outside."""
 
 import base64
-import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,10 +10,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from partwhole.shape3d.render import colours, pictures, png, raster, surface, turn
-from partwhole.shape3d.report import Shown, few_shot_summary, write_ply, write_report
+from partwhole.shape3d.render import colours, pictures
+from partwhole.shape3d.report import Shown, few_shot_summary, write_report
 from partwhole.shape3d.viewer import morton, octahedral, viewer
 
 EVIL = '</script><b onclick="x">&\'"'
@@ -163,6 +160,14 @@ def test_a_sample_takes_from_every_category(tmp_path):
     assert max(np.diff(common)) <= 20  # spread over the list, not its beginning
 
 
+def test_shapes_without_labels_stand_apart_and_labelled_ones_come_first_in_the_viewer(tmp_path):
+    plain = ball(0, 60, name="plain")
+    plain = Shown("plain", plain.points, {"component": plain.layers["component"]})
+    html = write_report(tmp_path, shown=[plain, ball(1, 60, name="known")]).read_text(encoding="utf-8")
+    assert re.findall("<h3>([^<]*)</h3>", html) == ["Convex components of shapes without labels", "A sample"]
+    assert [s["name"] for s in unpack(html)[0]] == ["known", "plain"]
+
+
 # -- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +177,7 @@ def test_the_summary_says_what_the_labels_bought():
     assert "from scratch .50 ± .01: 10 points more" in text
     assert "with 5 ACD" in text
     assert (
-        "To reach what pre-training reaches with 1, training from scratch needs 5 labelled shapes per category." in text
+        "To reach what 1 labelled reached that way, training from scratch needs 5 labelled shapes per category." in text
     )
     assert "3 draws" in text
 
@@ -295,102 +300,11 @@ def test_arrays_that_do_not_go_together_are_refused_by_name(change, message):
         Shown(**{"name": "cup", "points": np.eye(3), "layers": {"truth": np.zeros(3, int)}, **change})
 
 
-def test_ply_is_read_by_trimesh_with_colours_and_labels(tmp_path):
-    trimesh = pytest.importorskip("trimesh")
-    shape = ball(0, 50)
-    labels = np.asarray(shape.layers["prediction"])
-    path = write_ply(tmp_path / "new" / "a.ply", shape.points, colours(labels), labels=labels)
-    cloud = trimesh.load(path)
-    assert np.allclose(cloud.vertices, shape.points, atol=1e-6)
-    assert (np.asarray(cloud.colors)[:, :3] == colours(labels)).all()
-    stored = cloud.metadata["_ply_raw"]["vertex"]["data"]["label"]
-    assert (np.ravel(stored) == labels).all()
-
-
-def test_ply_refuses_what_does_not_fit_and_leaves_nothing_half_written(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"points and colour must both be \(P, 3\)"):
-        write_ply(tmp_path / "a.ply", np.eye(3), np.zeros((2, 3), np.uint8))
-    with pytest.raises(ValueError, match="colour must be uint8"):
-        write_ply(tmp_path / "a.ply", np.eye(3), np.zeros((3, 3)))
-    with pytest.raises(ValueError, match=r"labels must be \(3,\)"):
-        write_ply(tmp_path / "a.ply", np.eye(3), np.zeros((3, 3), np.uint8), labels=np.zeros(2))
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_ply(tmp_path / "a.ply", np.eye(3), np.zeros((3, 3), np.uint8))
-    assert list(tmp_path.iterdir()) == []
-
-
-# -- pictures --------------------------------------------------------------------------------------------------------
-
-
-def test_the_nearer_surface_hides_the_farther():
-    side = np.linspace(-1, 1, 30)
-    plane = np.stack([*np.meshgrid(side, side), np.zeros((30, 30))], -1).reshape(-1, 3)
-    points = np.concatenate([plane - np.array([0, 0, 0.3]), plane + np.array([0, 0, 0.3])])
-    normals = np.tile([0.0, 0, 1], (1800, 1))
-    index, light = raster(points, normals, 0.08, size=120, rotation=np.eye(3))
-    inner = index[10:-10, 10:-10]
-    assert (inner >= 900).all()  # the front plane has no holes, and nothing of the back one is seen
-    assert ((light >= 0) & (light <= 1)).all()
-    back, _ = raster(points, normals, 0.08, size=120, rotation=np.diag([-1.0, 1, -1]))
-    assert (back[10:-10, 10:-10] < 900).all()
-
-
-def test_a_point_is_drawn_where_it_is():
-    points = np.array([[-1.0, -1, 0], [1, -1, 0], [0, 1, 0]])
-    index, _ = raster(points, np.tile([0.0, 0, 1], (3, 1)), 0.1, size=100, rotation=np.eye(3))
-    where = {i: np.argwhere(index == i).mean(0) for i in range(3)}
-    assert where[0][0] > 80  # below
-    assert where[0][1] < 20  # left
-    assert where[1][1] > 80
-    assert where[2][0] < 20
-    assert where[2][1] == pytest.approx(49.5, abs=1)
-
-
-def test_the_sign_of_a_normal_does_not_matter():
-    shape = ball(0)
-    normals = np.asarray(shape.normals)
-    flipped = normals * np.where(np.arange(len(normals)) % 2, 1, -1)[:, None]
-    one, other = (raster(shape.points, n, 0.1, size=90) for n in (normals, flipped))
-    assert (one[0] == other[0]).all()
-    assert np.allclose(one[1], other[1])
-
-
-def test_estimated_normals_are_those_of_the_surface():
-    shape = ball(3, 2000)
-    found, radius = surface(np.asarray(shape.points))
-    agree = abs((found * shape.normals).sum(1))
-    assert np.median(agree) > 0.99
-    assert 0.01 < radius < 0.2
-
-
 @pytest.mark.parametrize("points", [np.zeros((1, 3)), np.zeros((50, 3)), np.eye(3), np.array([[0, 0, 0], [1e9, 0, 0]])])
 def test_degenerate_clouds_are_drawn_without_a_warning(points, tmp_path):
     layers = {"component": np.zeros(len(points), int)}
     assert pictures(points, layers, size=40)["component"][..., 3].max() > 0
     write_report(tmp_path, shown=[Shown("flat", points, layers)])
-
-
-def test_pictures_are_clear_where_nothing_is_and_coloured_where_something_is():
-    shape = ball(0)
-    made = pictures(shape.points, {"truth": np.zeros(400, int)}, size=80)["truth"]
-    assert made.shape == (80, 80, 4)
-    back = np.asarray(Image.open(io.BytesIO(png(made))).convert("RGBA"))
-    assert back.shape == made.shape
-    assert back[0, 0, 3] == 0
-    solid = back[back[..., 3] == 255].astype(int)
-    assert len(solid) > 500
-    assert (solid[:, 2] > solid[:, 0]).all()  # the first colour is a blue
-
-
-def test_the_first_rotation_is_one():
-    assert np.allclose(turn() @ turn().T, np.eye(3))
-    assert np.linalg.det(turn()) == pytest.approx(1)
-    assert (turn() @ [0, 1, 0])[1] > 0.8  # up stays up
 
 
 def test_morton_order_keeps_neighbours_together():

@@ -117,7 +117,10 @@ def gallery(page: Page, shapes: Sequence[Shown], folder: Path, *, sample: int, e
     scored = [s for s in shapes if s.score is not None and np.isfinite(s.score)]
     scored.sort(key=lambda s: float(s.score or 0))
     extreme = min(extreme, len(scored) // 2)
-    groups = [("A sample", spaced(shapes, sample))]
+    unlabelled = [s for s in shapes if s.layers.keys() <= {"component"}]
+    labelled = [s for s in shapes if not s.layers.keys() <= {"component"}]
+    named = (("Convex components of shapes without labels", unlabelled), ("A sample", labelled))
+    groups = [(title, spaced(some, sample)) for title, some in named if some]
     if extreme:
         groups += [("The worst", scored[:extreme]), ("The best", scored[::-1][:extreme])]
     page.raw(STYLE)
@@ -131,7 +134,8 @@ def gallery(page: Page, shapes: Sequence[Shown], folder: Path, *, sample: int, e
         for s in group:
             if id(s) not in cards:
                 cards[id(s)] = _card(s, folder / f"{names[id(s)]}.png")
-        page.grid([cards[id(s)] for s in group], width=430)
+        # Pictures keep one size, however many of them a shape has.
+        page.grid([cards[id(s)] for s in group], width=max(110 * max(len(s.layers) for s in group) - 10, 150))
 
 
 def write_plys(shapes: Sequence[Shown], folder: Path) -> None:

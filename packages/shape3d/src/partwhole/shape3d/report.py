@@ -30,11 +30,12 @@ from partwhole.shape3d.viewer import viewer
 
 __all__ = ["Shown", "few_shot_summary", "write_ply", "write_report"]
 
-ARMS = {
-    "scratch": ("from scratch", "from scratch"),
+ARMS = {  # short and full names; the first is drawn as the baseline
+    "scratch": ("from scratch", "random network, all of it trained"),
+    "random": ("random linear", "random network, frozen, linear classifier"),
     "linear": ("{} linear", "{} pre-training, frozen, linear classifier"),
     "finetune": ("{} fine-tuned", "{} pre-training, fine-tuned"),
-    "joint": ("{} joint", "{} and labels, jointly"),
+    "joint": ("{} joint", "random network, {} and labels together"),
 }
 
 
@@ -90,7 +91,8 @@ def write_report(
         page.section("Shapes")
         gallery(page, shapes, folder / "pictures", sample=sample, extreme=extreme)
         page.section("Turn them yourself")
-        page.raw(viewer(spaced(shapes, viewer_shapes), points=viewer_points))
+        most_to_see_first = sorted(spaced(shapes, viewer_shapes), key=lambda s: -len(s.layers))
+        page.raw(viewer(most_to_see_first, points=viewer_points))
         write_plys(shown, folder / "ply")
         page.text(
             "The folder ply holds every shape with its predicted parts as a coloured cloud, for MeshLab or Blender."
@@ -99,7 +101,7 @@ def write_report(
         _decomposition(page, decomposition)
     if charts := curves(metrics):
         page.section("Training curves").grid(charts, width=290)
-    if settings := flatten({k: v for k, v in run.items() if k != "command"}):
+    if settings := flatten({k: v for k, v in run.items() if k not in ("command", "identity")}):
         page.section("Configuration").table(["setting", "value"], settings)
     return page.write(folder / "report.html")
 
@@ -110,7 +112,7 @@ def write_report(
 def few_shot_summary(few_shot: Mapping[str, Any], method: str = "ACD") -> str:
     """Two or three plain sentences: the fewest and the most labels, from scratch against the best pre-trained arm."""
     arms, shots = few_shot.get("arms") or {}, few_shot.get("shots") or []
-    others = [a for a in arms if a != "scratch"]
+    others = [a for a in arms if a not in ("scratch", "random")]
     if not shots or not others or "scratch" not in arms:
         return ""
     said = []
@@ -131,6 +133,8 @@ def few_shot_summary(few_shot: Mapping[str, Any], method: str = "ACD") -> str:
         elif abs(gain) < (good.std + plain.std) * 100:
             verdict += ", within the spread"
         said.append(f"{start} {name}{how} reaches {_plus(good)} mean part IoU, from scratch {_plus(plain)}: {verdict}")
+        if "random" in arms and (cell := _cell(arms, "random", shot)).count:
+            said[-1] += f" (frozen random network, linear: {_plus(cell)})"
     if not said:
         return ""
     text = "; ".join(said) + "."
@@ -138,7 +142,7 @@ def few_shot_summary(few_shot: Mapping[str, Any], method: str = "ACD") -> str:
     if first.mean > _cell(arms, "scratch", shots[0]).mean:
         enough = [s for s in shots if _cell(arms, "scratch", s).mean >= first.mean]
         need = f"needs {_shapes_of(enough[0])}" if enough else f"does not get there with {_shapes_of(shots[-1])}"
-        text += f" To reach what pre-training reaches with {shots[0]}, training from scratch {need} per category."
+        text += f" To reach what {shots[0]} labelled reached that way, training from scratch {need} per category."
     draws = few_shot.get("draws")
     return text + (f" Mean and standard deviation over {draws} draws of the labelled shapes." if draws else "")
 
@@ -179,14 +183,16 @@ def _few_shot(page: Page, few_shot: Mapping[str, Any], method: str) -> None:
                 page.table(header, per[shot], caption=f"part IoU, k = {shot}", **options)
             else:
                 page.table(header, per[shot], fold=f"k = {shot}", **options)
+    for problem in few_shot.get("problems") or []:
+        page.note(str(problem))
     if supports := few_shot.get("supports"):
         rows = [
-            [entry.get("draw", i), category, ", ".join(map(str, names)) if isinstance(names, list) else str(names)]
+            [entry.get("draw", i), f"k = {key}" if key.isdigit() else key, ", ".join(map(str, names))]
             for i, entry in enumerate(supports)
-            for category, names in entry.items()
-            if category != "draw"
+            for key, names in entry.items()
+            if isinstance(names, list)
         ]
-        page.table(["draw", "category", "labelled shapes"], rows, fold="Which shapes were labelled")
+        page.table(["draw", "", "shapes"], rows, fold="Which shapes were labelled")
 
 
 def _gains(arms: Mapping, order: Sequence[str], shots: Sequence[int], method: str) -> list[list[Any]]:
@@ -222,12 +228,13 @@ def _classification(page: Page, classification: Mapping[str, Any], method: str) 
 
 def _decomposition(page: Page, found: Mapping[str, Any]) -> None:
     page.section("The decomposition behind it")
-    names = {"engine": "engine", "shapes": "shapes", "done": "decomposed", "cached": "from the cache"}
+    names = {"engine": "engine", "shapes": "shapes", "done": "decomposed now", "cached": "from the cache"}
+    names |= {"left": "not yet decomposed", "fallbacks": "needed another engine than the first"}
     rows: list[list[Any]] = [[text, found[key]] for key, text in names.items() if found.get(key) is not None]
     failed, components = found.get("failed") or [], found.get("components") or {}
     rows.append(["failed", len(failed)])
     if (seconds := found.get("seconds")) is not None:
-        rows.append(["time", f"{seconds:,.0f} s"])
+        rows.append(["CPU time", f"{seconds:,.0f} s"])
     for key, name in (("min", "fewest"), ("mean", "mean"), ("max", "most")):
         if (value := components.get(key)) is not None:
             rows.append([f"components per shape, {name}", decimal(float(value), 1) if key == "mean" else value])
@@ -288,7 +295,7 @@ def _shapes_of(count: int) -> str:
 def _about(decomposition: Mapping[str, Any], method: str) -> str:
     if not decomposition.get("shapes"):
         return ""
-    usable = decomposition["shapes"] - len(decomposition.get("failed") or [])
+    usable = decomposition["shapes"] - len(decomposition.get("failed") or []) - decomposition.get("left", 0)
     engine = decomposition.get("engine")
     return f"{method} pre-training on {usable:,} shapes without labels" + (
         f", decomposed by {engine}." if engine else "."
