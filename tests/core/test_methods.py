@@ -328,7 +328,7 @@ def test_mae_is_a_mean_over_hidden_tokens():
     assert loss.item() == pytest.approx(expected.item())
 
 
-# ------------------------------------------------------------------ errors and Joint
+# ------------------------------------------------------------------ errors, training, tracing
 
 
 @pytest.mark.parametrize(
@@ -345,42 +345,6 @@ def test_mae_is_a_mean_over_hidden_tokens():
 def test_a_wrong_batch_is_told_so(make, batch, message):
     with pytest.raises(ValueError, match=message):
         make()(batch)
-
-
-def test_joint_is_the_weighted_sum_over_one_encoder():
-    torch.manual_seed(0)
-    method, batch = joint(), {"views": views(), "tokens": masked()}
-    out = method(batch)
-    parts = {k: method.parts[k](batch[k])["loss"] for k in batch}
-    assert out["loss"].item() == pytest.approx((10 * parts["views"] + 0.5 * parts["tokens"]).item(), rel=1e-6)
-    assert out["views/loss"].item() == pytest.approx(parts["views"].item())
-    assert "views/std" in out
-    names = [n for n, _ in method.named_parameters()]
-    assert len([n for n in names if n.endswith("embed.project.weight")]) == 1, "the encoder is one"
-    with pytest.raises(KeyError, match="tokens"):
-        method({"views": views()})
-
-
-def test_joint_refuses_what_does_not_fit():
-    one = simclr()
-    with pytest.raises(ValueError, match="share one encoder"):
-        Joint({"a": one, "b": simclr()})
-    with pytest.raises(ValueError, match="one weight for each part"):
-        Joint({"a": one}, {"a": 1.0, "c": 2.0})
-    with pytest.raises(ValueError, match="share one encoder"):
-        Joint({})
-
-
-def test_joint_moves_the_state_of_its_parts():
-    torch.manual_seed(0)
-    one = byol(momentum=0.5)
-    method = Joint({"a": one, "b": SimCLR(one.encoder, hidden=D, dim=6)})
-    assert one.teacher is not None
-    before = copy.deepcopy(one.teacher.state_dict())
-    with torch.no_grad():
-        next(one.encoder.parameters()).add_(1)
-    method.after_step(0.0)
-    assert any(not torch.equal(v, before[k]) for k, v in one.teacher.state_dict().items())
 
 
 def test_methods_train_on_something_learnable():

@@ -69,11 +69,9 @@ def _sums(
         index = positive.reshape(len(query), -1)
         count = (index >= 0).sum(1)
         wanted = torch.where(index >= 0, logits.gather(1, index.clamp(min=0)), 0).sum(1) / count.clamp(min=1)
-    counted = count > 0
-    if exclude is not None:  # a row of nothing but -inf would have no gradient, so uncounted rows keep all their keys
-        out = _mask(exclude, len(key)) & ~_mask(positive, len(key)) & counted[:, None]
-        logits = logits.masked_fill(out, -torch.inf)
-    return torch.where(counted, logits.logsumexp(1) - wanted, 0).sum(), counted.sum()
+    if exclude is not None:
+        logits = logits.masked_fill(_mask(exclude, len(key)) & ~_mask(positive, len(key)), -torch.inf)
+    return torch.where(count > 0, logits.logsumexp(1) - wanted, 0).sum(), (count > 0).sum()
 
 
 def _mask(pairs: Tensor, keys: int) -> Tensor:
