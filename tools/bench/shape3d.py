@@ -1,0 +1,295 @@
+"""Speed and memory of the shape operations, as ratios to the operations that most PyTorch PointNet++ code uses.
+
+    python tools/bench/shape3d.py                      # operations, losses and a training step, on CPU and CUDA
+    python tools/bench/shape3d.py --quick              # the same on less, in about a minute
+    python tools/bench/shape3d.py --data meshes/       # decomposition too: per engine, cached and not, labels
+    python tools/bench/shape3d.py --only step --device cuda
+
+The two sides are timed in turn, in one run; a figure is the median. On the CPU the time is the process's own (other
+programs on the machine hardly change it), on CUDA that of the wall, after waiting for the device. Memory is the growth
+of the peak over what the inputs take, on the CPU in a child process of its own.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import plain_pointnet2 as plain
+import torch
+from torch import Tensor
+
+from partwhole.core.losses import group_contrast, group_info_nce
+from partwhole.shape3d import ops
+
+Work = Callable[[], object]
+
+
+def shapes(count: int, points: int, device: str) -> Tensor:
+    """Points of ellipsoids, the farthest at radius 1: (count, points, 3)."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(count, points, 3, generator=draw), dim=-1)
+    size = torch.rand(count, 1, 3, generator=draw) * 0.8 + 0.2
+    return (x * size / size.amax(-1, keepdim=True)).to(device)
+
+
+def backward(network: torch.nn.Module, loss: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    network.zero_grad()
+    loss(network(x)).backward()
+
+
+def operations(name: str, device: str, quick: bool) -> dict[str, Work]:
+    """The sides of one comparison, by name; the first is the plain one."""
+    torch.manual_seed(0)
+    B, P, S = (4 if quick else 16), 2048, 512
+    if name in ("pair loss", "prototype loss"):
+        feature = torch.randn(4 if quick else 8, P, 128, device=device, requires_grad=True)
+        component = torch.randint(0, 16, feature.shape[:2], device=device)
+        ours = group_contrast if name == "pair loss" else group_info_nce
+        return {
+            "plain": lambda: plain.pair_loss(feature, component).backward(),
+            "ours": lambda: ours(feature, component).backward(),
+        }
+    if name.startswith("step"):
+        return step(name, device, 4 if quick else 24)
+    if name == "edge convolution":
+        return edges(torch.randn(B, P, 64, device=device))
+    xyz = shapes(B, P, device)
+    centre = ops.gather(xyz, ops.farthest_points(xyz, S))
+    feature = torch.randn(B, S, 128, device=device)
+    deep = torch.randn(B, P, 64, device=device)
+    radii, counts = [0.1, 0.2, 0.4], [32, 64, 128]
+    return {
+        "farthest points": {
+            "plain": lambda: plain.farthest(xyz, S),
+            "ours": lambda: ops.farthest_points(xyz, S),
+        },
+        "ball .2, 32": {
+            "plain": lambda: plain.ball(0.2, 32, xyz, centre),
+            "ours": lambda: ops.ball(centre, xyz, 0.2, 32),
+        },
+        "three balls": {
+            "plain": lambda: [plain.ball(r, k, xyz, centre) for r, k in zip(radii, counts, strict=True)],
+            "ours": lambda: ops.balls(centre, xyz, radii, counts),
+        },
+        "3-NN interpolation": {
+            "plain": lambda: plain.interpolate(centre, feature, xyz),
+            "ours": lambda: ops.interpolate(centre, feature, xyz),
+        },
+        "20 nearest, 3-d": {
+            "plain": lambda: plain.neighbours(xyz, 20),
+            "ours": lambda: ops.nearest(xyz, xyz, 20),
+        },
+        "20 nearest, 64-d": {
+            "plain": lambda: plain.neighbours(deep, 20),
+            "ours": lambda: ops.nearest(deep, deep, 20),
+        },
+    }[name]
+
+
+def edges(deep: Tensor) -> dict[str, Work]:
+    """The layer of torch_geometric on an explicit graph against ours: 64 -> 64, k = 20, forward and backward."""
+    from partwhole.shape3d.dgcnn import EdgeConv
+
+    try:
+        from torch_geometric.nn import EdgeConv as Theirs
+    except ImportError:
+        return {}
+    B, P, D = deep.shape
+    index = ops.nearest(deep, deep, 20)[1]
+    source = (index + torch.arange(0, B * P, P, device=deep.device)[:, None, None]).flatten()
+    graph = torch.stack([source, torch.arange(B * P, device=deep.device).repeat_interleave(20)])
+    layer = torch.nn.Sequential(
+        torch.nn.Linear(2 * D, 64, bias=False), torch.nn.BatchNorm1d(64), torch.nn.LeakyReLU(0.2)
+    )
+    theirs, ours = Theirs(layer).to(deep.device), EdgeConv(D, (64,), norm="batch").to(deep.device)
+    deep = deep.requires_grad_()
+    return {
+        "plain": lambda: theirs(deep.flatten(0, 1), graph).square().mean().backward(),
+        "ours": lambda: ours(deep, index, None).square().mean().backward(),
+    }
+
+
+def step(name: str, device: str, count: int) -> dict[str, Work]:
+    """Forward and backward of PointNet++ on ``count`` shapes of 2,048 points, with a loss of components."""
+    from partwhole.shape3d.pointnet2 import PointNet2
+
+    x = shapes(count, 2048, device)
+    component = torch.randint(0, 16, x.shape[:2], device=device)
+    theirs, ours = plain.PlainPointNet2().to(device), PointNet2().to(device)
+    new = group_contrast if name == "step, pair loss" else group_info_nce
+
+    def half() -> None:
+        with torch.autocast(device, torch.bfloat16):
+            backward(ours, lambda f: group_info_nce(f, component), x)
+
+    run = half if name == "step, bfloat16" else lambda: backward(ours, lambda f: new(f, component), x)
+    return {"plain": lambda: backward(theirs, lambda f: plain.pair_loss(f, component), x), "ours": run}
+
+
+NAMES = ["farthest points", "ball .2, 32", "three balls", "3-NN interpolation", "20 nearest, 3-d", "20 nearest, 64-d"]
+NAMES += ["edge convolution", "pair loss", "prototype loss", "step, pair loss", "step, prototype loss"]
+NOTES = {
+    "farthest points": "2,048 -> 512, 16 shapes",
+    "ball .2, 32": "512 centres, 2,048 points, 16 shapes",
+    "three balls": ".1 .2 .4 with 32 64 128",
+    "3-NN interpolation": "2,048 <- 512, 128 features",
+    "20 nearest, 3-d": "2,048 points, 16 shapes",
+    "20 nearest, 64-d": "the same, in feature space",
+    "edge convolution": "plain: torch_geometric's EdgeConv",
+    "pair loss": "8 x 2,048 points, 128 features",
+    "prototype loss": "plain: the pair loss",
+    "step, pair loss": "24 shapes x 2,048, fwd + bwd",
+    "step, prototype loss": "the same; plain: pair loss",
+    "step, bfloat16": "the same, ours under autocast",
+}
+
+
+def seconds(work: Work, device: str) -> float:
+    if device == "cpu":
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+    torch.cuda.synchronize()  # noqa: TID251  a clock
+    start = time.perf_counter()
+    work()
+    torch.cuda.synchronize()  # noqa: TID251
+    return time.perf_counter() - start
+
+
+def compare(name: str, device: str, args: argparse.Namespace) -> None:
+    sides = operations(name, device, args.quick)
+    if not sides:
+        print(f"{name:22} {'-':>10} {'-':>10} {'-':>7}  left out: torch_geometric is not installed")
+        return
+    slow = name.startswith("step") and device == "cpu"
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range((1 if slow else 2) + (2 if args.quick or slow else args.repeats)):
+        for side, work in sides.items():
+            took = seconds(work, device)
+            if turn >= (1 if slow else 2):
+                times[side].append(took)
+    ms = {side: 1000 * statistics.median(t) for side, t in times.items()}
+    memory = {side: peak(name, side, device, sides, args) for side in sides} if not args.no_memory else {}
+    mb = " ".join(f"{memory[side]:>8.0f}" for side in memory)
+    ratio = ms["plain"] / ms["ours"]
+    print(f"{name:22} {ms['plain']:>10.1f} {ms['ours']:>10.1f} {ratio:>6.1f}x {mb}  {NOTES[name]}", flush=True)
+
+
+def peak(name: str, side: str, device: str, sides: dict[str, Work], args: argparse.Namespace) -> float:
+    """Growth of the peak memory, MB; NaN where it cannot be had."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        sides[side]()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    command = [sys.executable, __file__, "--child", name, side, *(["--quick"] if args.quick else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
+
+
+def child(name: str, side: str, quick: bool) -> None:
+    torch.set_num_threads(1)
+    work = operations(name, "cpu", quick)[side]
+    if not name.startswith("step"):
+        work()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the first call left in the heap would hide the second's need
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    work()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    highest = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    print(max(0, highest - before) / 1e6)
+
+
+def decomposition(folder: Path, count: int) -> None:
+    """Shapes per CPU-minute of each engine on ``count`` files below ``folder``, a cached pass, and labels."""
+    import tempfile
+
+    import numpy as np
+
+    from partwhole.shape3d import files
+    from partwhole.shape3d.decompose.engines import Decompose
+    from partwhole.shape3d.decompose.hulls import label, planes
+    from partwhole.shape3d.decompose.prepare import prepare
+
+    class Silent:
+        def step(self, done: int, values: dict[str, Any]) -> None: ...
+        def say(self, text: str) -> None: ...
+
+    found = files.find([folder])
+    some = found[:: max(1, len(found) // count)][:count]
+    print(f"\n{len(some)} of {len(found)} files below {folder}")
+    print(f"{'engine':10} {'shapes/CPU-min':>14} {'components':>10} {'failed':>7} {'cached pass':>12}")
+    with tempfile.TemporaryDirectory() as cache:
+        for engine in ("coacd", "vhacd", "points"):
+            options = Decompose(engine=engine)
+            made = prepare(some, Path(cache) / engine, options, watch=Silent())
+            start = time.perf_counter()
+            prepare(some, Path(cache) / engine, options, watch=Silent())
+            again = time.perf_counter() - start
+            s = made.statistics()
+            rate = 60 * s["done"] / max(s["seconds"], 1e-9)
+            mean, failed = s["components"]["mean"], len(s["failed"])
+            print(f"{engine:10} {rate:>14.1f} {mean:>10.1f} {failed:>7} {1000 * again / len(some):>7.1f} ms/shape")
+            if engine == "coacd":
+                took = []
+                for sample in made:
+                    points = np.asarray(sample["points"])
+                    component = np.asarray(sample["component"])[-1]
+                    hulls = planes([points[component == k] for k in np.unique(component)])
+                    start = time.process_time()
+                    label(points[:2048], hulls)
+                    took.append(time.process_time() - start)
+        print(f"labels of 2,048 points, planes known: {1000 * statistics.median(took):.1f} ms a shape (median)")
+
+
+def machine(device: str, threads: int) -> str:
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].split(":")[1].strip() if lines else model
+    load = os.getloadavg()[0]
+    return f"{model}, {threads} of {os.cpu_count()} threads, load {load:.1f}, torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="4 shapes and 2 repeats")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda", "all"], default="all")
+    parser.add_argument("--only", default="", help="comparisons whose name begins so")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--data", type=Path, help="a folder of meshes: decomposition is measured on some of them")
+    parser.add_argument("--count", type=int, default=12, help="how many of them")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return child(*args.child, quick=args.quick)
+    torch.set_num_threads(args.threads)
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    for device in devices if args.device == "all" else [args.device]:
+        print(f"\n{machine(device, args.threads)}")
+        print(f"{'':22} {'plain ms':>10} {'ours ms':>10} {'ratio':>7} {'MB':>8} {'MB':>8}")
+        for name in NAMES + (["step, bfloat16"] if device == "cuda" else []):
+            if name.startswith(args.only):
+                compare(name, device, args)
+    if args.data:
+        decomposition(args.data, 3 if args.quick else args.count)
+
+
+if __name__ == "__main__":
+    main()
