@@ -1,4 +1,4 @@
-"""Pictures and .ply files of point clouds: what is nearer hides what is farther, and colours are those of the labels."""
+"""Pictures and .ply files of point clouds: the nearer hides the farther, and colours are those of the labels."""
 
 import io
 import os
