@@ -244,7 +244,7 @@ def guarded(main: Callable[[], int]) -> int:
 
     That is Usage, Interrupted (128 + signal), and ValueError or OSError raised on purpose in partwhole's own code.
     """
-    from partwhole.core.checkpoint import NotSaved
+    from partwhole.core.files import NotSaved
     from partwhole.core.fit import NonFinite
     from partwhole.core.signals import Interrupted
 

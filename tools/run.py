@@ -24,7 +24,7 @@ import progress
 import recipes
 import torch
 
-from partwhole.core import checkpoint, distributed
+from partwhole.core import checkpoint, distributed, files
 from partwhole.core.fit import fit
 
 
@@ -142,7 +142,7 @@ def describe(folder: Path, about: Mapping[str, Any], recipe: Any, identity: Mapp
         },
     }
     text = json.dumps(record, indent=2).encode()
-    checkpoint.write(folder / "run.json", lambda file: file.write(text))
+    files.write(folder / "run.json", lambda file: file.write(text))
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -1,15 +1,12 @@
 """What is kept of a training: its whole state to go on from, and the encoder to use elsewhere.
 
-Files are written beside their place, synced, and renamed: a file of the right name is never half there. Nothing of a
-user's is unpickled: tensors come back through ``weights_only`` or safetensors, the rest is JSON.
+Nothing of a user's is unpickled: tensors come back through ``weights_only`` or safetensors, the rest is JSON.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +14,10 @@ from torch.optim import Optimizer
 
 from partwhole.core import distributed, optim
 from partwhole.core.encoder import Encoder, build, describe
+from partwhole.core.files import write
 
 FORMAT = "partwhole training state, version 1"
 LAST = "last.pt"
-
-
-class NotSaved(OSError):
-    """A file could not be written; what was there before is as it was."""
 
 
 class BadCheckpoint(ValueError):
@@ -171,42 +165,3 @@ def load_encoder(folder: str | Path, *, allow: Sequence[str] = ()) -> Encoder:
         raise BadCheckpoint(f"{weights_path} is truncated or of another encoder: {error}") from error
     assert isinstance(encoder, Encoder)
     return encoder.eval()
-
-
-# ------------------------------------------------------------------ files
-
-
-def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with temporary.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-    """Let ``fill`` fill a new file and put it in the place of ``path`` at once; NotSaved, saying what to do."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, fill)
-    except (OSError, RuntimeError) as error:  # torch wraps a full disk in RuntimeError
-        try:
-            room = f"; {shutil.disk_usage(path.parent).free / 2**20:.0f} MB are free there"
-        except OSError:
-            room = ""
-        kept = f"The earlier {path} is intact. " if path.exists() else ""
-        raise NotSaved(
-            f"cannot write {path}: {error}{room}. {kept}Free some space or correct the permissions, and run the same "
-            "command again: it goes on from what was saved"
-        ) from error

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import torch
 
-from partwhole.core import distributed
+from partwhole.core import distributed, files
 
 
 class Journal:
@@ -18,17 +18,22 @@ class Journal:
 
     def __init__(self, folder: Path | None, step: int = 0):
         self.path = folder / "metrics.jsonl" if folder is not None and distributed.rank() == 0 else None
-        self.step, self.file = step, None
+        self.step = step
+        self.file: TextIO | None = None
 
     def __enter__(self) -> "Journal":
-        self.file: TextIO | None = None
-        if self.path is not None:
+        distributed.attempt(self._open, "opening metrics.jsonl")
+        return self
+
+    def _open(self) -> None:
+        if self.path is None:
+            return
+        with files.writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = [line for line in read(self.path) if line["step"] <= self.step]
             self.file = self.path.open("w")
             for line in kept:
                 self.write(line)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self.file is not None:

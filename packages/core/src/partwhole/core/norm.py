@@ -55,7 +55,7 @@ class BatchNorm(nn.Module):
         enough = count > 1
         if self.track_running_stats:
             with torch.no_grad():
-                step = torch.where(enough, self.momentum, 0.0)
+                step = self.momentum * enough.to(mean.dtype)  # where() would make the momentum float32
                 unbiased = var * (count / (count - 1).clamp(min=1))
                 self.running_mean += step * (mean - self.running_mean)
                 self.running_var += step * (unbiased - self.running_var)

@@ -1,0 +1,54 @@
+"""Files that are never half there, and failures to write them that say what to do."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+class NotSaved(OSError):
+    """A file could not be written; what was there before is as it was."""
+
+
+def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+    """Let ``fill`` fill a new file beside ``path``, sync it, and put it in its place at once; NotSaved if it fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if hasattr(os, "O_DIRECTORY"):  # the rename itself must reach the disk too
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within: a failure to write ``path`` becomes NotSaved, which says what is left and what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk in RuntimeError
+        try:
+            room = f"; {shutil.disk_usage(path.parent).free / 2**20:.0f} MB are free there"
+        except OSError:
+            room = ""
+        try:
+            kept = f"The earlier {path} is intact. " if path.exists() else ""
+        except OSError:
+            kept = ""
+        raise NotSaved(
+            f"cannot write {path}: {error}{room}. {kept}Free some space or correct the permissions, and run the same "
+            "command again: it goes on from what was saved"
+        ) from error
