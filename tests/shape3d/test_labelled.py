@@ -168,6 +168,22 @@ def test_meshes_with_face_labels_are_sampled_by_face(tmp_path):
     assert np.allclose(share, expected, atol=0.06)
 
 
+def test_every_point_has_the_label_of_the_very_face_it_lies_on(tmp_path):
+    """A row of single triangles at x = 0, 10, 20, ...: the place of a point says which face it came from."""
+    (tmp_path / "row").mkdir()
+    corners = [(10 * i + x, y, 0) for i in range(6) for x, y in ((0, 0), (1, 0), (0, 1))]
+    faces = [f"3 {3 * i} {3 * i + 1} {3 * i + 2}" for i in range(6)]
+    text = ["OFF", "18 6 0", *(f"{x} {y} {z}" for x, y, z in corners), *faces]
+    (tmp_path / "row" / "1.off").write_text("\n".join(text))
+    (tmp_path / "row" / "1_labels.txt").write_text("odd\n1 5\neven\n2 6\nlast\n4\n")  # face 3 has none
+    data = read_labelled(tmp_path, points=400)
+    x, part = data[0]["points"][:, 0], data[0]["part"]
+    face = 1 + ((x - x.min()) / (x.max() - x.min()) * 5.1).floor().long()
+    names = {1: "odd", 2: "even", 4: "last", 5: "odd", 6: "even"}
+    assert {int(f) for f in face} == set(names)
+    assert [data.parts[0][p] for p in part] == [names[int(f)] for f in face]
+
+
 def test_ply_meshes_with_face_labels_do_as_well(tmp_path):
     generator.write(tmp_path / "a", 2, categories=["mug"])
     generator.write(tmp_path / "b", 2, categories=["mug"], suffix=".ply")

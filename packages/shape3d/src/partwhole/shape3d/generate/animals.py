@@ -291,7 +291,7 @@ def fish(dice: Dice) -> list[Solid]:
                 sweep=-0.1,
             )
         )
-        solids.append(blade((0, -0.08, end + 0.05), (0, 0.08, end + 0.05), (0.35, 0.35), (0.07, 0.07), tail, flat=0))
+        solids.append(blade((0, -0.08, end - 0.05), (0, 0.08, end - 0.05), (0.5, 0.5), (0.07, 0.07), tail, flat=0))
     at, high, deep = dice(-0.2, 0.25), dice(0.2, 0.45), dice(0.3, 0.6)
     solids.append(
         blade(
