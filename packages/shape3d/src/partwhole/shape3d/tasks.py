@@ -33,6 +33,16 @@ View = Callable[[dict[str, Tensor]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
+class Seeded:
+    """A view and a seed for the coins of the pair loss: a shape's coins do not depend on who shares its batch."""
+
+    augment: Augment
+
+    def __call__(self, sample: dict[str, Tensor]) -> dict[str, Any]:
+        return {**self.augment(sample), "seed": torch.randint(2**31, ())}
+
+
+@dataclass(frozen=True)
 class Masked:
     """A view and which of its patches are hidden: {"x": (N, channels), "hidden": (patches,) bool}."""
 
@@ -126,7 +136,7 @@ class ACD(ShapeRecipe):
         return ComponentContrast(encoder, loss=self.loss, temperature=self.temperature, margin=self.margin)
 
     def view(self) -> View:
-        return self.augment
+        return Seeded(self.augment) if self.loss == "pair" else self.augment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,4 +212,22 @@ class MAE(ShapeRecipe):
         return Masked(self.augment, self.network.patches, self.ratio)
 
 
+_PAPER = Network(width=1.0, samples=(512, 128), neighbours=1.0)
+RECIPES = {
+    "acd": {
+        # The paper's joint training as in its code, but for one optimizer step on the summed loss where the code takes
+        # two, normals and category left out of the input, and all points of a test shape predicted.
+        "paper": ACD(
+            loss="pair",
+            network=_PAPER,
+            augment=Augment(points=2048),
+            batch=24,
+            fit=Fit(
+                steps=1000, lr=1e-3, weight_decay=1e-4, optimizer="adam", schedule="halving", halvings=7, warmup=0.0
+            ),
+            few_shot=FewShot(arms=("random", "scratch", "linear", "finetune", "joint"), batch=24, lr=1e-3),
+        ),
+        "best": ACD(augment=Augment(points=1024, rotate="so3", normals=True), fit=Fit(steps=1500, lr=2e-3)),
+    }
+}
 TASKS = {"acd": ACD, "simclr": SimCLR, "byol": BYOL, "dino": DINO, "mae": MAE}

@@ -1,0 +1,92 @@
+"""Every recipe trains three steps, is evaluated and leaves a page; the recipes by name differ where they say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from partwhole.core.checkpoint import load_encoder, save_encoder
+from partwhole.core.fit import fit
+from partwhole.core.watch import Quiet
+from partwhole.shape3d.decompose.engines import Decompose
+from partwhole.shape3d.fewshot import FewShot
+from partwhole.shape3d.network import Network
+from partwhole.shape3d.sources import Source
+from partwhole.shape3d.tasks import RECIPES, TASKS, ShapeRecipe
+
+POINTS = 64
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def tiny(recipe: ShapeRecipe, cache: Path) -> ShapeRecipe:
+    """The same recipe, small enough for a test."""
+    return replace(
+        recipe,
+        source=Source(cache=cache, generate=12, generate_labelled=3, workers=1),
+        decompose=Decompose(engine="points", points=256),
+        network=replace(recipe.network, width=0.1, samples=(16, 8), neighbours=0.05, dim=32, depth=1, patches=8),
+        augment=replace(recipe.augment, points=POINTS),
+        batch=4,
+        fit=replace(recipe.fit, steps=3, log_every=1, device="cpu"),
+        few_shot=FewShot(shots=(1,), draws=1, arms=("random", "linear"), test=1, steps=2, batch=4),
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_three_steps(task, cache):
+    recipe = tiny(TASKS[task](), cache)
+    run = recipe.build(watch=Quiet())
+    before = [p.clone() for p in run.method.encoder.parameters()]
+    method = fit(run, recipe.fit, watch=Quiet())
+    after = list(method.encoder.parameters())
+    assert all(p.isfinite().all() for p in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["pointnet2", "dgcnn", "transformer"])
+def test_every_network_goes_the_whole_way(network, cache, tmp_path):
+    recipe = tiny(TASKS["acd"](), cache)
+    recipe = replace(recipe, network=replace(recipe.network, name=network))
+    method = fit(recipe.build(watch=Quiet()), recipe.fit, tmp_path, watch=Quiet())
+    save_encoder(method.encoder, tmp_path)
+    result = recipe.finish(load_encoder(tmp_path), tmp_path, say=lambda text: None)
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert set(evaluation) == {"decomposition", "few_shot", "classification"}
+    assert "random: frozen random network" in result["text"]
+    assert Path(result["report"]).exists()
+    assert list((tmp_path / "ply").glob("*.ply"))
+
+
+@pytest.mark.slow
+def test_the_masked_autoencoder_is_evaluated_point_by_point(cache, tmp_path):
+    recipe = tiny(TASKS["mae"](), cache)
+    method = fit(recipe.build(watch=Quiet()), recipe.fit, tmp_path, watch=Quiet())
+    save_encoder(method.encoder, tmp_path)
+    assert Path(recipe.finish(load_encoder(tmp_path), tmp_path, say=lambda text: None)["report"]).exists()
+
+
+@pytest.mark.slow
+def test_joint_training_is_an_arm(cache, tmp_path):
+    recipe = tiny(TASKS["acd"](), cache)
+    recipe = replace(recipe, few_shot=replace(recipe.few_shot, arms=("joint",), joint_steps=2))
+    encoder = recipe.build(watch=Quiet()).method.encoder
+    recipe.finish(encoder, tmp_path, say=lambda text: None)
+    assert "joint" in json.loads((tmp_path / "evaluation.json").read_text())["few_shot"]["arms"]
+
+
+def test_recipes_by_name_are_of_their_task_and_differ():
+    for task, named in RECIPES.items():
+        assert all(type(recipe) is TASKS[task] for recipe in named.values())
+    paper, best = RECIPES["acd"]["paper"], RECIPES["acd"]["best"]
+    assert paper.loss == "pair"
+    assert best.loss == "prototype"
+    assert paper.network == Network(width=1.0, samples=(512, 128), neighbours=1.0)
+    assert "joint" in paper.few_shot.arms
+    assert paper.few_shot.joint_weight == 10.0
