@@ -223,6 +223,20 @@ def test_group_numbers_are_only_names(seed, dtype):
 
 
 @quick
+@given(seed=st.integers(0, 99), extra=st.integers(0, 5))
+def test_order_and_padding_of_tokens_change_nothing(seed, extra):
+    feature, group, valid = draw(2, 9, 4, seed=seed), whole(4, 2, 9, low=-1, seed=seed), coin(2, 9, seed=seed)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
+    wider = [torch.nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (extra, 0)) for x in (feature, group, valid)]
+    for loss in (group_info_nce, lambda f, g, valid: group_contrast(f, g, negatives="expected", valid=valid)):
+        expected = loss(feature, group, valid=valid).item()
+        assert loss(feature[:, order], group[:, order], valid=valid[:, order]).item() == pytest.approx(
+            expected, rel=1e-9
+        )
+        assert loss(wider[0], wider[1], valid=wider[2]).item() == pytest.approx(expected, rel=1e-9)
+
+
+@quick
 @given(temperature=st.floats(1e-3, 10), dtype=st.sampled_from(DTYPES), size=st.sampled_from([1e-3, 1.0, 1e3]))
 def test_P5_group_info_nce_is_finite_and_exact_at_any_temperature(temperature, dtype, size):
     feature, group = (draw(2, 8, 4) * size).to(dtype).requires_grad_(), whole(3, 2, 8, low=-1)
