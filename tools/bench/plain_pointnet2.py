@@ -24,7 +24,7 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
 def farthest(xyz: Tensor, count: int) -> Tensor:
     B, N, _ = xyz.shape
     chosen = torch.zeros(B, count, dtype=torch.long, device=xyz.device)
-    nearest = torch.full((B, N), 1e10, device=xyz.device)
+    nearest = xyz.new_full((B, N), 1e10)
     current = torch.zeros(B, dtype=torch.long, device=xyz.device)
     shapes = torch.arange(B, device=xyz.device)
     for i in range(count):

@@ -36,7 +36,11 @@ class EdgeConv(nn.Module):
             weight = self.first.weight.to(torch.promote_types(self.first.weight.dtype, torch.float32))
             feature = feature.to(weight.dtype)
             own = F.linear(feature, weight[:, D:] - weight[:, :D])
-            x = (gather(F.linear(feature, weight[:, :D]), index) + own[:, :, None]).flatten(0, 2)
+            x = (
+                (gather(F.linear(feature, weight[:, :D]), index) + own[:, :, None])
+                .flatten(0, 2)
+                .to(self.first.weight.dtype)
+            )
         mask = None if valid is None else valid[..., None].expand(index.shape)
         x = self.rest(rectify(self.norm(x, mask), SLOPE), mask)
         return x.view(*index.shape, -1).max(2).values

@@ -187,6 +187,11 @@ class _GroupMax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor):
+        with torch.autocast("cpu", enabled=False):
+            return _GroupMax.gradients(ctx, *grads)
+
+    @staticmethod
+    def gradients(ctx: Any, *grads: Tensor):
         point, place, w1, w2, out, y1, best, slot, *scales = ctx.saved_tensors
         pieces: Pieces = ctx.pieces
         (s0, t0, m0, i0), (s1, t1, m1, i1), (s2, _, m2, i2) = scales[:4], scales[4:8], scales[8:]

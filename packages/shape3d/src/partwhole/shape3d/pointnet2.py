@@ -40,9 +40,9 @@ class Group(nn.Module):
             weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
             point = F.linear(torch.cat([feature, xyz], -1).to(weight.dtype), weight)
             place = F.linear(centre.to(weight.dtype), weight[:, -3:])
-            if self.cached and not point.is_cuda and self.alone():
+            if self.cached and not point.is_cuda and point.dtype == self.first.weight.dtype and self.alone():
                 return self.pieces(point, place, index, mask)
-            x = (gather(point, index) - place[:, :, None]).flatten(0, 2)
+            x = (gather(point, index) - place[:, :, None]).flatten(0, 2).to(self.first.weight.dtype)
         if mask is not None:
             mask = mask[..., None].expand(index.shape)
         x = self.rest(self.norm(x, mask).relu_(), mask)
