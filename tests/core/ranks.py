@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from multiprocessing.connection import Client
@@ -60,6 +61,14 @@ class Rows(Method):
         return {"loss": error.mean() * distributed.share(len(error))}
 
 
+class Counted(Groups):
+    """The same; it says how many items its mean is over, so that micro-batches can be weighed."""
+
+    def forward(self, batch):
+        valid = batch.get("valid", torch.ones_like(batch["group"], dtype=torch.bool))
+        return {**super().forward(batch), "items": valid.sum()}
+
+
 def encoder():
     return TransformerEncoder(Vectors(3, D, length=6), dim=D, depth=1, heads=2)
 
@@ -107,6 +116,7 @@ def make(name):
         "dino": lambda: (DINO(e, prototypes=16, hidden=D, bottleneck=4), crops, True),
         "mae": lambda: (MAE(e, dim=D, depth=1, heads=2), masked, False),
         "groups": lambda: (Groups(e), same, True),
+        "counted": lambda: (Counted(e), same, True),
         "rows": lambda: (Rows(e), same, False),
         "joint": lambda: (Joint({"a": Groups(e), "b": SimCLR(e, hidden=D, dim=4)}, {"a": 10.0, "b": 1.0}), None, True),
     }[name]()
@@ -130,6 +140,20 @@ def train(name, options, folder=None):
     method, stream = make(name)
     fit(Run(method=method, stream=stream), Fit(**options), Path(folder) if folder else None, watch=Quiet())
     return {k: distributed.full(v).detach().clone() for k, v in method.state_dict().items()}
+
+
+def slow_train(folder, workers, pause):
+    """40 steps, saved every 5, each batch of which takes ``pause`` seconds to make."""
+    method, _ = make("dino")
+
+    def view(sample):
+        time.sleep(pause / BATCH)
+        return crops(sample)
+
+    stream = Stream(clouds(True), view, batch=BATCH, seed=1, workers=workers)
+    options = Fit(steps=40, save_every=5, log_every=1, lr=1e-2)
+    fit(Run(method=method, stream=stream), options, Path(folder), watch=Quiet())
+    return method.state_dict()
 
 
 def train_until(name, options, folder, step):

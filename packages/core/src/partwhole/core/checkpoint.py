@@ -74,10 +74,9 @@ def load(folder: Path, method: nn.Module, optimizer: Optimizer, identity: Mappin
 
 def read(path: Path) -> dict[str, Any]:
     """The saved state as a dict of plain values and CPU tensors. BadCheckpoint where it is not one."""
+    path.open("rb").close()  # what cannot be opened is another matter than what cannot be read
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # torch raises many kinds for damaged files
         raise BadCheckpoint(
             f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint, it may be truncated or of another "

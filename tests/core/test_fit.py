@@ -1,0 +1,391 @@
+"""The loop: what a step is, what it logs, how it stops."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from partwhole.core.data import Stream, collate
+from partwhole.core.fit import Fit, NonFinite, Run, fit
+from partwhole.core.schedules import learning_rate
+from partwhole.core.signals import Interrupted
+from partwhole.core.watch import Lines, Quiet, Remaining, duration
+
+
+def trained(cases, name, batch=8, **options):
+    method, stream = cases.make(name)
+    stream.batch = batch
+    fit(Run(method=method, stream=stream), Fit(**options), watch=Quiet())
+    return method.state_dict()
+
+
+def distance(a, b):
+    return max((a[k].double() - b[k].double()).abs().max().item() for k in a)
+
+
+# ------------------------------------------------------------------ schedules
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        ("cosine", {0: 0.1, 9: 1.0, 10: 1.0, 55: 0.5, 99: 0.000304586, 100: 0.0}),
+        ("constant", {0: 0.1, 9: 1.0, 10: 1.0, 99: 1.0, 100: 1.0}),
+        ("halving", {0: 0.1, 10: 1.0, 39: 1.0, 40: 0.5, 69: 0.5, 70: 0.25, 99: 0.25, 100: 0.25}),
+    ],
+)
+def test_S2_schedules_at_first_last_and_after(schedule, values):
+    got = {step: learning_rate(step, 100, schedule=schedule, warmup=0.1, halvings=2) for step in values}
+    assert got == pytest.approx(values, abs=1e-8)
+
+
+def test_S2_floor_and_no_warmup():
+    assert learning_rate(0, 10, warmup=0.0) == 1
+    assert learning_rate(10, 10, warmup=0.0, floor=0.1) == pytest.approx(0.1)
+    assert learning_rate(9, 10, warmup=1.0) == 1
+    assert learning_rate(99, 100, schedule="halving", warmup=0, halvings=9, floor=0.01) == 0.01
+    with pytest.raises(ValueError, match="choose cosine"):
+        learning_rate(5, 10, schedule="step")
+
+
+def test_S2_the_loop_uses_the_schedule_by_optimizer_step(cases, tmp_path):
+    method, stream = cases.make("rows")
+    options = Fit(steps=6, lr=0.5, warmup=0.5, accumulate=2, log_every=1)
+    fit(Run(method=method, stream=stream), options, tmp_path, watch=Quiet())
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([0.5 * learning_rate(t, 6, warmup=0.5) for t in range(6)], rel=1e-6)
+
+
+# ------------------------------------------------------------------ steps
+
+
+@pytest.mark.parametrize("name", ["rows", "byol", "dino"])
+def test_S1_micro_batches_equal_one_batch(cases, name):
+    options = {"steps": 3, "optimizer": "sgd", "lr": 0.1}
+    whole = trained(cases, name, batch=8, **options)
+    assert distance(whole, trained(cases, name, batch=2, accumulate=4, **options)) < 1e-12
+    assert distance(whole, trained(cases, name, batch=2, **options)) > 1e-6
+
+
+def test_S1_micro_batches_weigh_by_their_items(cases):
+    options = {"steps": 3, "optimizer": "sgd", "lr": 0.1}
+    whole = trained(cases, "counted", batch=8, **options)
+    assert distance(whole, trained(cases, "counted", batch=2, accumulate=4, **options)) < 1e-12
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_every_optimizer_lowers_the_loss(cases, optimizer, tmp_path):
+    method, stream = cases.make("rows")
+    fit(
+        Run(method=method, stream=stream),
+        Fit(steps=30, lr=0.02, optimizer=optimizer, log_every=1),
+        tmp_path,
+        watch=Quiet(),
+    )
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+def test_vectors_do_not_decay(cases):
+    method, stream = cases.make("rows")
+    torch.nn.init.ones_(method.head.net.bias)
+    fit(Run(method=method, stream=stream), Fit(steps=1, lr=1e-9, warmup=0, weight_decay=1e8), watch=Quiet())
+    assert method.head.net.bias.min() > 0.99
+    assert method.head.net.weight.abs().max() < 1e-6 + 0.9 * 0.4
+
+
+def test_clipping_bounds_the_step(cases):
+    def moved(clip):
+        before = cases.make("rows")[0].state_dict()
+        after = trained(cases, "rows", steps=1, lr=1.0, warmup=0, optimizer="sgd", weight_decay=0, clip=clip)
+        return torch.cat([(after[k] - before[k]).flatten() for k in after]).norm().item()
+
+    assert moved(None) > 0.1
+    assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bf16_computes_low_and_keeps_weights(cases):
+    method, _ = cases.make("rows")
+    method.float()
+    seen = []
+    method.head.net.register_forward_hook(lambda *a: seen.append(a[-1].dtype))
+    floats = Stream(
+        [{k: v.float() if v.is_floating_point() else v for k, v in s.items()} for s in cases.clouds(False)],
+        cases.same,
+        batch=4,
+    )
+    fit(Run(method=method, stream=floats), Fit(steps=2, bf16=True), watch=Quiet())
+    assert seen[0] == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in method.parameters())
+
+
+@pytest.mark.slow
+def test_compiled_training_equals_plain(cases, monkeypatch):
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="eager"))  # no C++ compiler
+    options = {"steps": 3, "optimizer": "sgd", "lr": 0.1}
+    assert distance(trained(cases, "rows", **options), trained(cases, "rows", compile=True, **options)) < 1e-10
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"accumulate": 0}, {"warmup": 1.5}, {"log_every": 0}])
+def test_options_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Fit(**wrong)
+
+
+# ------------------------------------------------------------------ telling
+
+
+class Record(Quiet):
+    def __init__(self):
+        self.steps, self.metrics, self.texts = [], [], []
+
+    def step(self, done, values):
+        self.steps.append((done, values))
+
+    def evaluated(self, done, metrics):
+        self.metrics.append((done, metrics))
+
+    def say(self, text):
+        self.texts.append(text)
+
+
+def test_progress_evaluations_and_the_journal(cases, tmp_path):
+    method, stream = cases.make("rows")
+    modes = []
+
+    def evaluate(m):
+        modes.append((m.training, torch.is_grad_enabled()))
+        return {"score": float("nan")}
+
+    watch = Record()
+    fit(
+        Run(method=method, stream=stream, evaluate=evaluate),
+        Fit(steps=7, log_every=2, evaluate_every=3),
+        tmp_path,
+        watch=watch,
+    )
+    assert [s for s, _ in watch.steps] == [2, 4, 6, 7]
+    assert watch.steps[0][1].keys() >= {"total", "loss", "lr", "gradient_norm", "steps_per_second", "memory_mb"}
+    assert [s for s, _ in watch.metrics] == [3, 6, 7]
+    assert modes == [(False, False)] * 3
+    assert method.training
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 6, 7, 7]
+    assert lines[1] == {"step": 3, "score": None}  # NaN is no JSON
+
+
+def test_an_evaluation_does_not_change_the_training(cases):
+    def run(evaluate_every):
+        method, stream = cases.make("byol")
+
+        def evaluate(m):
+            return {"noise": torch.rand(()).item()}
+
+        fit(
+            Run(method=method, stream=stream, evaluate=evaluate),
+            Fit(steps=4, evaluate_every=evaluate_every),
+            watch=Quiet(),
+        )
+        return method.state_dict()
+
+    assert distance(run(1), run(100)) == 0
+
+
+def test_plain_lines_show_rate_and_remaining_time(capsys):
+    lines = Lines(every=0)
+    for done in (10, 20, 40):
+        lines.step(done, {"total": 40, "loss": 0.123456})
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == "10/40  loss 0.1235"
+    assert second.startswith("20/40  loss 0.1235  0 s left")
+    assert last == "40/40  loss 0.1235"
+
+
+def test_remaining_time_is_linear_in_the_steps(monkeypatch):
+    now = iter([100.0, 110.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    left = Remaining()
+    assert left(5, 100) == ""
+    assert left(15, 100) == "1 min 25 s"  # a second a step
+    assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+
+
+# ------------------------------------------------------------------ stopping
+
+
+class Poisoned(list):
+    names = tuple(f"cloud{i}.off" for i in range(24))
+
+
+def poisoned(cases, bad_tick):
+    """A stream that is sound but for batch ``bad_tick``."""
+    samples = Poisoned(cases.clouds(False))
+    stream = Stream(samples, cases.same, batch=4)
+
+    class Bad:
+        describe = staticmethod(stream.describe)
+
+        def __call__(self, start=0):
+            for tick, batch in enumerate(stream(start), start):
+                yield {**batch, "x": batch["x"] * torch.nan} if tick == bad_tick else batch
+
+    return Bad(), stream
+
+
+def test_a_non_finite_loss_stops_before_it_and_names_the_batch(cases, tmp_path):
+    before = trained_on(cases, poisoned(cases, 99)[0], 5)
+    method, _ = cases.make("rows")
+    bad, sound = poisoned(cases, 5)
+    with pytest.raises(NonFinite) as caught:
+        fit(Run(method=method, stream=bad), Fit(steps=9, schedule="constant"), tmp_path, watch=Quiet())
+    text = str(caught.value)
+    assert "step 5: the loss is nan" in text
+    assert sound.describe(5) in text
+    assert "cloud" in text
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert saved["step"] == 5
+    assert distance(saved["method"], before) == 0
+    kept = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
+    assert kept["names"] == sound.describe(5)
+    assert torch.isnan(kept["batches"][0]["x"]).all()
+
+
+def trained_on(cases, stream, steps):
+    method, _ = cases.make("rows")
+    with pytest.raises(RuntimeError, match="the stream ended"):
+        fit(Run(method=method, stream=cut(stream, steps)), Fit(steps=9, schedule="constant"), watch=Quiet())
+    return method.state_dict()
+
+
+def cut(stream, steps):
+    def ended(start=0):
+        for tick, batch in enumerate(stream(start), start):
+            if tick == steps:
+                return
+            yield batch
+
+    return ended
+
+
+def test_a_non_finite_loss_leaves_running_statistics_as_before_it(cases, tmp_path):
+    method, stream = cases.make("byol-batchnorm")
+
+    def bad(start=0):
+        for tick, batch in enumerate(stream(start), start):
+            yield {**batch, "views": [v * torch.inf for v in batch["views"]]} if tick == 2 else batch
+
+    with pytest.raises(NonFinite):
+        fit(Run(method=method, stream=bad), Fit(steps=5), tmp_path, watch=Quiet())
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)["method"]
+    assert all(v.isfinite().all() for v in saved.values())
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_too(cases):
+    method, stream = cases.make("rows")
+    method.head.net.weight.register_hook(lambda g: g * torch.inf)
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    with pytest.raises(NonFinite, match="gradient's norm"):
+        fit(Run(method=method, stream=stream), Fit(steps=5), watch=Quiet())
+    assert distance(before, method.state_dict()) == 0
+
+
+def signalled(stream, tick, number):
+    def stopping(start=0):
+        for t, batch in enumerate(stream(start), start):
+            if t == tick:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    return stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_restores_the_handlers(cases, tmp_path, number):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    options = Fit(steps=6, lr=1e-2)
+    whole, stream = cases.make("dino")
+    fit(Run(method=whole, stream=stream), options, watch=Quiet())
+
+    method, stream = cases.make("dino")
+    with pytest.raises(Interrupted, match=r"stopped and saved after step 3 .* run it again to go on") as caught:
+        fit(Run(method=method, stream=signalled(stream, 2, number)), options, tmp_path, watch=Quiet())
+    assert caught.value.signal == number
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 3
+
+    method, stream = cases.make("dino")
+    fit(Run(method=method, stream=stream), options, tmp_path, watch=Quiet())
+    assert distance(whole.state_dict(), method.state_dict()) == 0
+
+
+def test_a_second_ctrl_c_stops_at_once(cases):
+    method, stream = cases.make("rows")
+
+    def twice(start=0):
+        for t, batch in enumerate(stream(start), start):
+            if t == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Run(method=method, stream=twice), Fit(steps=4), watch=Quiet())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_in_a_training_inside_an_evaluation_saves_the_outer_one(cases, tmp_path):
+    method, stream = cases.make("rows")
+
+    def evaluate(_):
+        inner, inner_stream = cases.make("rows")
+        fit(Run(method=inner, stream=signalled(inner_stream, 1, signal.SIGTERM)), Fit(steps=9), watch=Quiet())
+
+    with pytest.raises(Interrupted, match="saved after step 2"):
+        fit(
+            Run(method=method, stream=stream, evaluate=evaluate),
+            Fit(steps=6, evaluate_every=2),
+            tmp_path,
+            watch=Quiet(),
+        )
+
+
+def test_an_evaluation_that_fails_costs_no_training(cases, tmp_path):
+    method, stream = cases.make("rows")
+
+    def evaluate(_):
+        raise KeyError("label")
+
+    with pytest.raises(KeyError):
+        fit(
+            Run(method=method, stream=stream, evaluate=evaluate),
+            Fit(steps=6, evaluate_every=4),
+            tmp_path,
+            watch=Quiet(),
+        )
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 4
+
+
+def test_a_stream_that_ends_is_named(cases):
+    method, stream = cases.make("rows")
+    with pytest.raises(RuntimeError, match="the stream ended in step 2 of 5"):
+        fit(Run(method=method, stream=cut(stream, 2)), Fit(steps=5), watch=Quiet())
+
+
+def test_an_error_in_a_method_names_the_batch(cases):
+    method, stream = cases.make("rows")
+    stream.samples = Poisoned(stream.samples)
+    stream.view = lambda sample: {**sample, "x": sample["x"][:, :2]}
+    with pytest.raises(Exception) as caught:  # noqa: PT011  whatever the encoder raises
+        fit(Run(method=method, stream=stream), Fit(steps=5), watch=Quiet())
+    assert stream.describe(0) in "".join(caught.value.__notes__)
+
+
+def test_collated_batches_keep_to_their_device(cases):
+    from partwhole.core.fit import move
+
+    batch = {"a": [torch.ones(1), ("x", torch.ones(1))], "b": {"c": collate([torch.ones(2)] * 2)}}
+    assert move(batch, torch.device("meta"))["b"]["c"].device.type == "meta"
+    assert move(batch, torch.device("meta"))["a"][1][0] == "x"
