@@ -38,14 +38,13 @@ def group_info_nce(
     known = _known(feature, group, valid)
     own = _renumber(group, known)  # (B, L), 0 to G - 1
     feature = _clear(feature, known)
-    scale = inverse_norm(
-        feature
-    )  # (B, L, 1): features are never scaled themselves, which would cost three times as much
+    scale = inverse_norm(feature)  # (B, L, 1); what is scaled is the little that follows, not the features
     member = _member(own, known)  # (B, L, G)
     mean = unit((member * scale).mT @ feature)  # (B, G, D)
     logits = (feature @ mean.mT) * (scale / temperature)  # (B, L, G)
     out = ~member.any(1, keepdim=True)  # groups that this thing does not have
     if coarse is not None:
+        _known(feature, coarse, valid)
         located = known & (coarse >= 0)
         inside = _member(_renumber(coarse, located), located).to(logits.dtype)  # (B, L, C)
         shared = (member.to(logits.dtype).mT @ inside > 0).to(logits.dtype)  # (B, G, C)
@@ -88,6 +87,10 @@ def group_contrast(
     if not isinstance(negatives, Tensor) and negatives not in ("sampled", "expected", "all"):
         raise ValueError(f'negatives is "sampled", "expected", "all" or a (B, L, L) mask; got {negatives!r}')
     known = _known(feature, group, valid)
+    if isinstance(negatives, Tensor) and negatives.shape != (*group.shape, group.shape[1]):
+        raise ValueError(
+            f"a mask of negatives is (B, L, L); got {tuple(negatives.shape)} for {tuple(group.shape)} tokens"
+        )
     same, pairs = group_pairs(group, valid)
     p = torch.as_tensor(same / pairs.clamp(min=1) if fraction is None else fraction).to(feature)
     u = unit(_clear(feature, known))
