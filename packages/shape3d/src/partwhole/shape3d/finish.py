@@ -64,9 +64,13 @@ def table(few_shot: Mapping[str, Any]) -> str:
     lines = [f"{'part IoU (mean over categories)':58s}" + "".join(f"{'k = ' + k:>14s}" for k in shots)]
     for arm, cells in few_shot["arms"].items():
         values = [torch.tensor(cells[k]["category_iou"]) if k in cells else None for k in shots]
-        text = ["-" if v is None else f"{v.mean():.3f} ± {v.std(correction=0):.3f}" for v in values]
+        text = ["-" if v is None else _spread(v) for v in values]
         lines.append(f"{arm + ': ' + ARMS[arm]:58s}" + "".join(f"{t:>14s}" for t in text))
     return "\n".join([*lines, *few_shot["problems"]])
+
+
+def _spread(values: Tensor) -> str:
+    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
 
 def _best_arm(arms: tuple[str, ...]) -> str:
