@@ -101,6 +101,17 @@ def test_keep_encodes_the_visible_tokens_alone():
     assert net(x, keep=torch.zeros_like(keep)).shape == (3, 1, 8)
 
 
+def test_pack_finds_each_rows_true_entries_in_their_order():
+    keep = coin(6, 60, seed=5)
+    keep[3] = False
+    index, there = pack(keep)
+    assert index.shape[1] == keep.sum(1).max()
+    for b in range(6):
+        assert index[b, there[b]].tolist() == keep[b].nonzero()[:, 0].tolist()
+        assert not keep[b, index[b, ~there[b]]].any()
+    assert pack(torch.zeros(2, 5, dtype=torch.bool))[0].shape == (2, 1)
+
+
 def test_keep_and_valid_together():
     net, x, keep, valid = encoder(), draw(2, 8, 3), coin(2, 8, chance=0.7), coin(2, 8, chance=0.7, seed=1)
     assert torch.equal(net(x, keep=keep, valid=valid), net(x, keep=keep & valid, valid=valid))
