@@ -46,7 +46,7 @@ def backward(network: torch.nn.Module, loss: Callable[[Tensor], Tensor], x: Tens
     loss(network(x)).backward()
 
 
-def operations(name: str, device: str, quick: bool) -> dict[str, Work]:
+def operations(name: str, device: str, quick: bool, count: int = 0) -> dict[str, Work]:
     """The sides of one comparison, by name; the first is the plain one."""
     torch.manual_seed(0)
     B, P, S = (4 if quick else 16), 2048, 512
@@ -59,7 +59,7 @@ def operations(name: str, device: str, quick: bool) -> dict[str, Work]:
             "ours": lambda: ours(feature, component).backward(),
         }
     if name.startswith("step"):
-        return step(name, device, 4 if quick else 24)
+        return step(name, device, count or step_shapes(device, quick))
     if name == "edge convolution":
         return edges(torch.randn(B, P, 64, device=device))
     xyz = shapes(B, P, device)
@@ -118,6 +118,18 @@ def edges(deep: Tensor) -> dict[str, Work]:
     }
 
 
+def step_shapes(device: str, quick: bool) -> int:
+    """24; fewer where the plain side's 16 GB are not to be had."""
+    if quick:
+        return 4
+    if device == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+    else:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return 24 if free > 20e9 else 8
+
+
 def step(name: str, device: str, count: int) -> dict[str, Work]:
     """Forward and backward of PointNet++ on ``count`` shapes of 2,048 points, with a loss of components."""
     from partwhole.shape3d.pointnet2 import PointNet2
@@ -147,9 +159,9 @@ NOTES = {
     "edge convolution": "plain: torch_geometric's EdgeConv",
     "pair loss": "8 x 2,048 points, 128 features",
     "prototype loss": "plain: the pair loss",
-    "step, pair loss": "24 shapes x 2,048, fwd + bwd",
-    "step, prototype loss": "the same; plain: pair loss",
-    "step, bfloat16": "the same, ours under autocast",
+    "step, pair loss": "2,048 points, forward and backward",
+    "step, prototype loss": "plain: the pair loss",
+    "step, bfloat16": "plain: float32 and the pair loss",
 }
 
 
@@ -166,7 +178,8 @@ def seconds(work: Work, device: str) -> float:
 
 
 def compare(name: str, device: str, args: argparse.Namespace) -> None:
-    sides = operations(name, device, args.quick)
+    count = args.shapes or step_shapes(device, args.quick)
+    sides = operations(name, device, args.quick, count)
     if not sides:
         print(f"{name:22} {'-':>10} {'-':>10} {'-':>7}  left out: torch_geometric is not installed")
         return
@@ -181,7 +194,8 @@ def compare(name: str, device: str, args: argparse.Namespace) -> None:
     memory = {side: peak(name, side, device, sides, args) for side in sides} if not args.no_memory else {}
     mb = " ".join(f"{memory[side]:>8.0f}" for side in memory)
     ratio = ms["plain"] / ms["ours"]
-    print(f"{name:22} {ms['plain']:>10.1f} {ms['ours']:>10.1f} {ratio:>6.1f}x {mb}  {NOTES[name]}", flush=True)
+    note = f"{count} shapes, {NOTES[name]}" if name.startswith("step") else NOTES[name]
+    print(f"{name:22} {ms['plain']:>10.1f} {ms['ours']:>10.1f} {ratio:>6.1f}x {mb}  {note}", flush=True)
 
 
 def peak(name: str, side: str, device: str, sides: dict[str, Work], args: argparse.Namespace) -> float:
@@ -191,14 +205,15 @@ def peak(name: str, side: str, device: str, sides: dict[str, Work], args: argpar
         before = torch.cuda.memory_allocated()
         sides[side]()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    command = [sys.executable, __file__, "--child", name, side, *(["--quick"] if args.quick else [])]
+    command = [sys.executable, __file__, "--child", name, side, "--shapes", str(args.shapes)]
+    command += ["--quick"] if args.quick else []
     done = subprocess.run(command, capture_output=True, text=True)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
 
 
-def child(name: str, side: str, quick: bool) -> None:
+def child(name: str, side: str, quick: bool, count: int) -> None:
     torch.set_num_threads(1)
-    work = operations(name, "cpu", quick)[side]
+    work = operations(name, "cpu", quick, count)[side]
     if not name.startswith("step"):
         work()
     with contextlib.suppress(OSError, AttributeError):
@@ -271,6 +286,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda", "all"], default="all")
+    parser.add_argument("--shapes", type=int, default=0, help="of a training step: 24, or 8 where memory is short")
     parser.add_argument("--only", default="", help="comparisons whose name begins so")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--data", type=Path, help="a folder of meshes: decomposition is measured on some of them")
@@ -278,7 +294,7 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        return child(*args.child, quick=args.quick)
+        return child(*args.child, quick=args.quick, count=args.shapes)
     torch.set_num_threads(args.threads)
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     for device in devices if args.device == "all" else [args.device]:
