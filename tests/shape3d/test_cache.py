@@ -15,6 +15,7 @@ import trimesh
 
 from partwhole.shape3d import decompose, files
 from partwhole.shape3d.decompose import cache as caches
+from partwhole.shape3d.decompose import packed
 from partwhole.shape3d.decompose.cache import Cache, CacheError, Damaged, key_of
 from partwhole.shape3d.decompose.packed import Packed, Prepared
 from partwhole.shape3d.files import Geometry
@@ -199,7 +200,7 @@ def test_a_child_that_cannot_write_stops_the_run_and_what_was_done_is_kept(tmp_p
 def test_only_what_is_missing_is_done(tmp_path: Path, shapes: Path) -> None:
     watch = Quiet()
     first = quickly(shapes, tmp_path / "cache", watch)
-    assert [done for done, _ in watch.steps] == [1, 2, 3]
+    assert [done for done, _ in watch.steps] == [0, 1, 2, 3]
     assert watch.steps[-1][1]["total"] == 3
     watch = Quiet()
     second = quickly(shapes, tmp_path / "cache", watch)
@@ -229,6 +230,20 @@ def test_a_truncated_entry_is_told_and_made_again(tmp_path: Path, shapes: Path) 
     assert any("1.off" in text and "bytes where" in text for text in watch.said)
     assert (again.statistics()["cached"], again.statistics()["done"]) == (2, 1)
     assert torch.equal(again[1]["component"], first[1]["component"])
+
+
+def test_packed_arrays_that_are_damaged_are_made_again_and_old_ones_are_removed(tmp_path: Path, shapes: Path) -> None:
+    first = quickly(shapes, tmp_path / "cache")
+    [folder] = (tmp_path / "cache/packed").iterdir()
+    (folder / "labels.npy").write_bytes((folder / "labels.npy").read_bytes()[:-50])
+    again = quickly(shapes, tmp_path / "cache")
+    assert torch.equal(again[2]["component"], first[2]["component"])
+    for i in range(20):
+        (tmp_path / f"cache/packed/{i}").mkdir()
+        os.utime(tmp_path / f"cache/packed/{i}", (i, i))
+    quickly(shapes / "0.off", tmp_path / "cache")
+    assert len(list((tmp_path / "cache/packed").iterdir())) == packed.KEPT
+    assert folder.is_dir()
 
 
 def test_an_entry_damaged_without_a_change_of_size_is_told_and_made_again(tmp_path: Path, shapes: Path) -> None:
@@ -265,7 +280,7 @@ def test_failures_are_remembered_until_asked_or_changed(tmp_path: Path, shapes: 
     assert [Path(path).name for path, _ in again.failures] == ["bad.off"]
     watch = Quiet()
     quickly(shapes, tmp_path / "cache", watch, retry_failed=True)
-    assert len(watch.steps) == 1
+    assert [done for done, _ in watch.steps] == [3, 4]
     BOX.export(shapes / "bad.off")
     assert quickly(shapes, tmp_path / "cache").failures == []
 
@@ -275,10 +290,10 @@ def prepared(shapes: int, count: int) -> Prepared:
     points = random.uniform(-0.5, 0.5, (shapes * count, 3)).astype(np.float16)
     normals = random.integers(-127, 128, (shapes * count, 3)).astype(np.int8)
     labels = np.sort(random.integers(0, 20, (1, shapes * count)), axis=1).astype(np.uint8)
-    packed = Packed(points, normals, labels, np.arange(shapes + 1) * count)
+    arrays = Packed(points, normals, labels, np.arange(shapes + 1) * count)
     meta = {"engine": "x", "reasons": [], "seconds": 1.0, "components": [3], "thresholds": [0.1], "status": "done"}
     records = [{**meta, "key": f"{i:064x}"} for i in range(shapes)]
-    return Prepared(packed, [f"shape {i}" for i in range(shapes)], records, [("bad.off", "why")])
+    return Prepared(arrays, [f"shape {i}" for i in range(shapes)], records, [("bad.off", "why")])
 
 
 def test_packs_are_small_and_come_back_the_same(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Cache:
             "meta": np.frombuffer(json.dumps({**meta, "key": key}).encode(), np.uint8),
         }
         path = self.path(key)
-        with self._errors():
+        with self.errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
             try:
@@ -115,7 +115,7 @@ class Cache:
     def remember(self, record: dict[str, Any]) -> None:
         """Appends one line to the manifest, in a single write."""
         line = json.dumps(record, sort_keys=True).encode() + b"\n"
-        with self._errors():
+        with self.errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.manifest, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
@@ -146,7 +146,8 @@ class Cache:
                         yield record
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
+        """Turns what the system says about this folder into a CacheError."""
         try:
             yield
         except CacheError:

@@ -21,32 +21,41 @@ LIMITS = ("cpu_seconds", "wall_seconds", "memory_mb")  # not part of the key: th
 
 @dataclass(frozen=True)
 class Decompose:
-    """How shapes are decomposed. `engine`: auto (CoACD for meshes, points for clouds), coacd, vhacd, points, or your
-    own function as "package.module:name", called as name(vertices, faces, threshold, options) -> list of (n, 3) hull
-    vertices.
-
-    `thresholds`: concavity at which cutting stops, one level of components each, all of them stored. The mcts_* and
-    resolution values are CoACD's (Monte Carlo tree search); `vhacd_*` V-HACD's. Meshes of more than `max_faces` are
-    simplified for the engine; the `points` sampled per shape always come from the whole surface. Components with fewer
-    than `min_points` of them go to their neighbours. `cpu_seconds`, `wall_seconds` and `memory_mb` bound one attempt.
-    """
+    """How shapes are cut into nearly convex components."""
 
     engine: str = "auto"
+    """auto (CoACD for meshes, points for clouds), coacd, vhacd, points, or your own function as "package.module:name",
+    called as name(vertices, faces, threshold, options) -> list of hull vertices (n, 3)."""
     thresholds: tuple[float, ...] = (0.1,)
+    """Concavity at which cutting stops; every threshold gives a level of components, and all are stored."""
     mcts_iterations: int = 60
+    """CoACD: iterations of its tree search. Its own default, 150, costs three to seven times more for as many components."""
     mcts_max_depth: int = 2
+    """CoACD: depth of its tree search."""
     mcts_nodes: int = 10
+    """CoACD: cuts tried per node of its tree search."""
     resolution: int = 1000
+    """CoACD: samples that measure concavity."""
     preprocess_resolution: int = 30
+    """CoACD: voxels across, where a mesh that is not closed is made closed."""
     vhacd_hulls: int = 16
+    """V-HACD: how many components it makes; it nearly always makes that many."""
     vhacd_resolution: int = 100_000
+    """V-HACD: voxels."""
     max_faces: int = 2500
+    """Larger meshes are simplified for the engine; points are sampled from the whole surface all the same."""
     points: int = 4096
+    """Points sampled per shape."""
     min_points: int = 10
+    """A component with fewer points goes to its neighbours."""
     seed: int = 0
+    """Of the sampling and of the engines."""
     cpu_seconds: float = 60.0
+    """CPU time for one attempt of one engine at one shape."""
     wall_seconds: float = 300.0
+    """Time for the same, in case it hangs."""
     memory_mb: int = 2048
+    """Memory for the same."""
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES and ":" not in self.engine:
@@ -85,12 +94,11 @@ def run(stage: str, geometry: Geometry, points: np.ndarray, options: Decompose) 
     nothing usable; the engine itself may do worse, so call it in a process that may die.
     """
     if stage == "points":
-        from partwhole.shape3d.decompose.points import decompose_points
+        from partwhole.shape3d.decompose.points import decompose_points_levels
 
-        cut: list[np.ndarray] = [
-            decompose_points(points.astype(float), tolerance=threshold / 2, seed=options.seed)
-            for threshold in options.thresholds
-        ]
+        # Both measure concavity, but not alike: half the threshold gives component counts nearer to those of CoACD.
+        tolerances = tuple(threshold / 2 for threshold in options.thresholds)
+        cut = list(decompose_points_levels(points.astype(float), tolerances=tolerances, seed=options.seed))
     else:
         vertices, faces = clean(geometry, options.max_faces)
         engine = _engine(stage)

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from partwhole.shape3d.decompose.cache import ARRAYS, Cache, Entry
+from partwhole.shape3d.decompose.cache import ARRAYS, Cache, Damaged, Entry
 
 FILES = ("points", "normals", "labels", "offsets")
+KEPT = 8  # sets of packed arrays in one cache; they can be made again from the entries
 
 
 @dataclass(frozen=True)
@@ -171,32 +172,41 @@ def pack_entries(
 
     None if an entry turned out to be damaged: `damaged(key)` has been called for each."""
     folder = cache.folder / "packed" / name
-    if not folder.is_dir():
-        entries, whole = [], True
-        for key in keys:
-            try:
-                entries.append(cache.read(key))
-            except (KeyError, ValueError) as error:
-                said(f"decomposed again: {error}")
-                damaged(key)
-                whole = False
-        if not whole:
-            return None
-        packed = _concatenate(entries)
-        with cache._errors():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-            try:
-                for file in FILES:
-                    np.save(made / f"{file}.npy", getattr(packed, file))
-                os.chmod(made, 0o755)
-                os.rename(made, folder)
-            except OSError:
-                shutil.rmtree(made, ignore_errors=True)
-                if not folder.is_dir():  # else another process was faster: its files are the same
-                    raise
-    arrays = (np.load(folder / f"{file}.npy", mmap_mode="r", allow_pickle=False) for file in FILES)
-    return Packed(*arrays)
+    try:
+        os.utime(folder)
+        return _mapped(folder)
+    except (OSError, ValueError):  # not there, or not whole
+        shutil.rmtree(folder, ignore_errors=True)
+    entries = []
+    for key in keys:
+        try:
+            entries.append(cache.read(key))
+        except (KeyError, Damaged) as error:
+            said(f"decomposed again: {error}")
+            damaged(key)
+    if len(entries) < len(keys):
+        return None
+    packed = _concatenate(entries)
+    with cache.errors():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        try:
+            for file in FILES:
+                np.save(made / f"{file}.npy", getattr(packed, file))
+            os.chmod(made, 0o755)
+            os.rename(made, folder)
+        except BaseException as error:
+            shutil.rmtree(made, ignore_errors=True)
+            if not (isinstance(error, OSError) and folder.is_dir()):  # else another process was faster with the same
+                raise
+        older = sorted((f for f in folder.parent.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+        for old in older[:-KEPT]:  # whoever has mapped its files keeps them
+            shutil.rmtree(old, ignore_errors=True)
+    return _mapped(folder)
+
+
+def _mapped(folder: Path) -> Packed:
+    return Packed(*(np.load(folder / f"{file}.npy", mmap_mode="r", allow_pickle=False) for file in FILES))
 
 
 def _slice(packed: Packed, i: int) -> Entry:

@@ -48,13 +48,14 @@ class _Child:
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.job: Job | None = None
         self.stage: str | None = None
-        self.since = 0.0
+        self.since = self.spent = 0.0
         self.left = SHAPES_PER_CHILD
         self.text = b""
         self.killed = ""
 
     def give(self, job: Job) -> None:
         self.job, self.stage, self.since = job, None, time.monotonic()
+        self.spent = _cpu_seconds(self.process.pid)
         self.left -= 1
         try:
             self.stdin.write(json.dumps(job).encode() + b"\n")
@@ -104,6 +105,16 @@ class _Child:
         self.errors.close()
 
 
+def _cpu_seconds(pid: int) -> float:
+    """What a process has used; 0 where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
 def _resident_mb(pid: int) -> float:
     try:
         with open(f"/proc/{pid}/statm") as file:
@@ -145,10 +156,12 @@ def work(jobs: Iterable[Job], workers: int, seconds: float | None = None) -> Gen
             for child in ready:
                 for answer in child.answers():
                     if answer is None:
-                        job, stage, reason = child.job, child.stage, child.reason()
+                        job, stage = child.job, child.stage
+                        spent = max(0.0, _cpu_seconds(child.process.pid) - child.spent)  # before it is waited for
+                        reason = child.reason()
                         drop(child)
                         if job is not None:
-                            again = _after(job, stage, reason)
+                            again = _after({**job, "spent": job["spent"] + spent}, stage, reason)
                             if again.get("status"):
                                 yield again
                             else:
@@ -178,7 +191,7 @@ def _after(job: Job, stage: str | None, reason: str) -> dict[str, Any]:
     reasons = [*job["reasons"], f"{stage}: {reason}"]
     if stage in ("reading", "writing", "given"):
         record = {name: job[name] for name in ("path", "size", "mtime_ns", "settings")}
-        return {**record, "status": "failed", "key": None, "reasons": reasons, "seconds": 0.0}
+        return {**record, "status": "failed", "key": None, "reasons": reasons, "seconds": job["spent"]}
     skip = [*job["skip"], stage]
     if stage == "coacd" and "used more" in reason:  # preprocessing would only make it larger
         skip.append("coacd with preprocessing")

@@ -40,7 +40,7 @@ def prepare(
     at any moment (Ctrl-C, SIGTERM, SIGKILL), it goes on from there when called again; after `seconds` it stops by
     itself and returns what it has. `backend` "dask" or "ray" sends the shapes through joblib to the cluster at
     `address`, whose machines must see `paths` and `cache`. `watch` gets step(done, {"total": n, "failed": n, "cached":
-    n}) and say(text); without one, plain lines are printed.
+    n}) and say(text); without one, plain lines are printed every five seconds.
 
     Raises files.BadShape if there is no file, or none that could be decomposed; CacheError if the cache cannot be
     written; TimeoutError if not one was finished in `seconds`. Failures are remembered and not tried again, unless the
@@ -48,14 +48,16 @@ def prepare(
     """
     options = Decompose() if options is None else options
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
-    watch = _Lines() if watch is None else watch
+    watch = _lines() if watch is None else watch
     store = Cache(cache)
     found = files.find(paths)
     names = dict(zip(found, files.names(found, paths), strict=True))
     settings = digest(options.settings())
     known, others = _known(store, settings)
     if others and not known:
-        watch.say(f"{store.folder} holds {others} shapes made with other options or by another version: made again here")
+        watch.say(
+            f"{store.folder} holds {others} shapes made with other options or by another version: made again here"
+        )
 
     records: dict[Path, dict[str, Any]] = {}
     jobs: dict[str, Path] = {}
@@ -122,6 +124,7 @@ def _job(path: Path, settings: str, options: Decompose, cache: Cache) -> Job:
         "cache": os.path.abspath(cache.folder),
         "skip": [],
         "reasons": [],
+        "spent": 0.0,
         "anew": False,
     }
 
@@ -183,6 +186,7 @@ def _run(
         results = on_cluster(todo, workers, backend, address, seconds)
     with _terminates_like_ctrl_c(), contextlib.closing(results):
         try:
+            watch.step(cached, {"total": total, "failed": failed, "cached": cached})
             for record in results:
                 cache.remember({**record, "time": round(time.time(), 3)})
                 records[jobs[record["path"]]] = record
@@ -214,22 +218,7 @@ def _terminates_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _Lines:
-    """The default `watch`: a plain line every few seconds, with the remaining time."""
+def _lines() -> Any:
+    from partwhole.core.watch import Lines  # here: core imports torch, and the children must not
 
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-        self.first: int | None = None
-
-    def step(self, done: int, values: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = done - 1
-        if now - self.last < 5 and done < values["total"]:
-            return
-        self.last = now
-        left = (now - self.start) / max(done - self.first, 1) * (values["total"] - done)
-        self.say(f"{done}/{values['total']} shapes, {values['failed']} failed, about {left:.0f} s left")
-
-    def say(self, text: str) -> None:
-        print(text, flush=True)  # noqa: T201  the default watch is the one place that prints
+    return Lines(every=5)

@@ -66,12 +66,18 @@ def _do(job: Job, begin: Any) -> dict[str, Any]:
 
     options = engines.Decompose(**job["options"])
     cache = Cache(job["cache"])
-    start = time.process_time()
+    start = time.process_time() - job["spent"]  # by attempts that ended their process
     record = {name: job[name] for name in ("path", "size", "mtime_ns", "settings")}
     reasons = list(job["reasons"])
 
     def failed(key: str | None) -> dict[str, Any]:
-        return {**record, "status": "failed", "key": key, "reasons": reasons, "seconds": time.process_time() - start}
+        return {
+            **record,
+            "status": "failed",
+            "key": key,
+            "reasons": reasons,
+            "seconds": round(time.process_time() - start, 3),
+        }
 
     begin("reading")
     _limit(options.cpu_seconds, options.memory_mb)
