@@ -11,6 +11,7 @@ from partwhole.shape3d.generate.solids import (
     both,
     box,
     loft,
+    post,
     revolve,
     tube,
     vec,
@@ -215,6 +216,7 @@ def table(dice: Dice) -> list[Solid]:
     kind = dice.pick("pedestal", "four") if round_top else dice.pick("four", "four", "four", "panels", "double")
     inset = dice(0.6, 0.68) if round_top else dice(0.82, 0.93)
     radius = dice(0.035, 0.075)
+    under = height - thick / 2 - 0.004  # what stands below the top ends a hair below it
     if kind == "four":
         splay, tip = dice(-0.08, 0.15), dice(0.5, 1.0)
         square = SQUARE if dice.chance(0.5) else 2.0
@@ -223,12 +225,18 @@ def table(dice: Dice) -> list[Solid]:
             foot = (x * (1 + splay), 0, z * (1 + splay))
             if curved:
                 path = bezier(
-                    [(x, height, z), (x * 1.12, height * 0.6, z * 1.12), (x * 0.88, height * 0.3, z * 0.88), foot], 7
+                    [
+                        (x, under - radius * 0.3, z),
+                        (x * 1.12, height * 0.6, z * 1.12),
+                        (x * 0.88, height * 0.3, z * 0.88),
+                        foot,
+                    ],
+                    7,
                 )
                 solids.append(tube(path, radius * np.linspace(1.3, 0.6, 7), leg, sides=7))
             else:
                 solids.append(
-                    bar((x, height, z), foot, radius, leg, tip=tip, sides=4 if square == SQUARE else 8, power=square)
+                    post((x, under, z), foot, radius, leg, tip=tip, sides=4 if square == SQUARE else 8, power=square)
                 )
     elif kind in ("pedestal", "double"):
         places = [0.0] if kind == "pedestal" else [-0.3 * width, 0.3 * width]
@@ -239,7 +247,7 @@ def table(dice: Dice) -> list[Solid]:
             (0.06, 0.12),
             (belly, height * 0.4),
             (0.055, height * 0.7),
-            (0.16, height),
+            (0.16, under),
         ]
         solids += [revolve(profile, leg, centre=(x, 0, 0), sides=12) for x in places]
         if kind == "double":
@@ -247,7 +255,7 @@ def table(dice: Dice) -> list[Solid]:
     else:
         wide, thin = depth * dice(0.7, 0.92), dice(0.05, 0.1)
         for x in (-0.45 * width, 0.45 * width):
-            solids.append(box((x, height / 2, 0), (thin, height, wide), leg, top=(1, dice(0.7, 1.0))))
+            solids.append(box((x, under / 2, 0), (thin, under, wide), leg, top=(1, dice(0.7, 1.0))))
     flat = kind in ("four", "panels")
     if flat and dice.chance(0.35):
         size = (width * inset * dice(0.92, 1.04), dice(0.03, 0.06), depth * inset * dice(0.9, 1.04))

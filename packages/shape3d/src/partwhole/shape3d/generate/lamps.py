@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from partwhole.shape3d.generate.solids import Dice, Solid, bar, bezier, box, revolve, shell, tube, vec
+from partwhole.shape3d.generate.solids import Dice, Solid, bar, bezier, box, revolve, shell, tube, turned, vec
 
 LAMP = ("base", "pole", "shade")
 
@@ -37,13 +37,11 @@ def lamp(dice: Dice) -> list[Solid]:
         belly = [(0.55, 0), (0.6, 0.04), (dice(0.7, 1.1), dice(0.25, 0.4)), (0.8, 0.6), (neck, 0.92), (neck, 1.0)]
         solids.append(revolve([(wide * r, stand * y) for r, y in belly], base, sides=14))
     if kind == "desk":
-        elbow = np.array([0, stand + height * dice(0.5, 0.7), -dice(0.15, 0.35)])
+        elbow = vec(0, stand + height * dice(0.5, 0.7), -dice(0.15, 0.35))
         tip = elbow + vec(0, dice(-0.05, 0.25), dice(0.45, 0.7))
-        solids.append(bar((0, stand + gap, 0), elbow, thin, pole, sides=6))
-        solids.append(bar(elbow - (tip - elbow) * 0.08, tip, thin, pole, sides=6))
-        solids.append(
-            bar(elbow - vec(thin * 2, 0, 0), elbow + vec(thin * 2, 0, 0), thin * 1.8, pole, sides=8, across=(0, 1, 0))
-        )
+        start = vec(0, stand + gap, 0)
+        path = np.stack([start, start + vec(0, thin, 0), elbow, (elbow + tip) / 2, tip])
+        solids.append(tube(path, thin, pole, sides=7))
     elif kind == "arc":
         reach = dice(0.5, 0.9)
         path = bezier(
@@ -52,14 +50,12 @@ def lamp(dice: Dice) -> list[Solid]:
         solids.append(tube(path, thin, pole, sides=6))
         tip = path[-1]
     else:
-        tip = np.array([0.0, height, 0.0])
-        solids.append(bar((0, stand + gap, 0), tip, thin, pole, tip=dice(0.8, 1.0), sides=7))
+        tip = vec(0, height, 0)
+        profile = [(thin, stand + gap), (thin * dice(0.8, 1.0), height)]
         if foot != "vase" and dice.chance(0.3):
-            solids.append(
-                revolve(
-                    [(0.02, -0.05), (0.055, 0.0), (0.02, 0.05)], pole, centre=(0, (stand + height) / 2, 0), sides=10
-                )
-            )
+            middle = (stand + height) / 2
+            profile[1:1] = [(thin, middle - 0.05), (max(0.055, 2 * thin), middle), (thin, middle + 0.05)]
+        solids.append(revolve(profile, pole, sides=8))
     hanging = kind in ("desk", "arc")
     size = dice(0.16, 0.24) if hanging else dice(0.22, 0.36)
     tall = size * dice(0.8, 1.4)
@@ -68,7 +64,8 @@ def lamp(dice: Dice) -> list[Solid]:
     if form == "globe":
         angles = np.linspace(-0.92, 0.92, 8) * np.pi / 2
         part = revolve([(size * 0.75 * np.cos(a), size * 0.75 * np.sin(a)) for a in angles], shade, sides=14)
-        drop = 0.0
+        drop = size * 0.75 + gap
+        drop = -drop if hanging else drop
     else:  # upside-down cups: the closed end where the pole comes in
         outline = {
             "cone": [(dice(0.35, 0.6), 0), (1.0, 1)],
@@ -77,15 +74,11 @@ def lamp(dice: Dice) -> list[Solid]:
         }[form]
         part = shell([(size * r, tall * y) for r, y in outline], wall, shade, sides=14, floor=wall * 1.3)
         part = Solid(part.vertices * [1, -1, 1], part.faces[:, ::-1].copy(), part.labels)
-        drop = -gap if hanging else max(wall * 1.3 + gap, tall * dice(0.05, 0.25))
-    vertices = part.vertices
-    if kind == "desk":  # looks down and forward
-        angle = np.deg2rad(dice(15, 50))
-        y, z = vertices[:, 1].copy(), vertices[:, 2].copy()
-        vertices = np.stack(
-            [vertices[:, 0], np.cos(angle) * y + np.sin(angle) * z, -np.sin(angle) * y + np.cos(angle) * z], 1
-        )
-    solids.append(Solid(vertices + tip + vec(0, drop, 0), part.faces, part.labels))
+        drop = -thin - gap if hanging else max(wall * 1.3 + gap, tall * dice(0.05, 0.25))
+    part = Solid(part.vertices + vec(0, drop, 0), part.faces, part.labels)
+    if kind == "desk" and form != "globe":  # looks down and forward
+        part = turned(part, -dice(15, 50), axis=0)
+    solids.append(Solid(part.vertices + tip, part.faces, part.labels))
     return solids
 
 

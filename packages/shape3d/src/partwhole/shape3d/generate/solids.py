@@ -146,6 +146,25 @@ def bar(
     return tube(path, np.stack([size, size * tip]), label, sides=sides, power=power, across=across)
 
 
+def post(
+    top: Vector,
+    foot: Vector,
+    radius: float,
+    label: int,
+    *,
+    tip: float = 1.0,
+    sides: int = 8,
+    power: float = 2.0,
+) -> Solid:
+    """A leg from ``top`` down to ``foot``, leaning or not, with level ends; ``tip`` as in `bar`."""
+    flat = oval(sides, power)
+    rings = []
+    for end, size in ((top, radius), (foot, radius * tip)):
+        x, y, z = (float(value) for value in end)
+        rings.append(np.stack([x + flat[:, 0] * size, np.full(sides, y), z + flat[:, 1] * size], 1))
+    return loft(np.stack(rings), label)
+
+
 def box(
     centre: Vector,
     size: Vector,

@@ -24,7 +24,7 @@ def _ear(
             [bezier([a, (np.array(a) + b) / 2, b], 3)[:-1] for a, b in pairwise(corners)] + [np.array(corners[-1:])]
         )
     elif style == "pointed":
-        path = bezier([(x0, y0), (x0 + reach * 0.6, y0), (out + reach * 0.6, y1 + (y1 - y0) * 0.3), (x1, y1)], 10)
+        path = bezier([(x0, y0), (x0 + reach * 0.6, y0), (out + reach * 0.6, y1 + (y1 - y0) * 0.1), (x1, y1)], 10)
     else:
         path = bezier(
             [(x0, y0), (out + reach * 0.3, y0 - 0.1 * reach), (out + reach * 0.3, y1 + 0.1 * reach), (x1, y1)], 10
