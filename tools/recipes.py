@@ -49,22 +49,19 @@ def choose(argv: Sequence[str], parser: argparse.ArgumentParser) -> Choice:
     parser.add_argument("--recipe", metavar="R")
     options, rest = parser.parse_known_args(list(argv))
     wants_help = bool({"-h", "--help"} & set(rest))
-    own = [s for action in parser._actions for s in action.option_strings]
-    for word in rest:  # a misspelt --modality would otherwise be reported as a missing one
-        near = difflib.get_close_matches(word.split("=")[0], own, 1, 0.8)
-        if near and (options.modality is None or options.task is None):
-            raise Usage(f"no option {word}: did you mean {near[0]}?")
-
     if options.modality is None:
+        refuse_misspelt(rest, parser)
         text = f"choose a modality, with --modality:\n{_listed(modalities())}\nor any module that has TASKS."
         return _help_or_usage(wants_help, parser, text)
     module = load(options.modality)
     tasks, recipes = module.TASKS, getattr(module, "RECIPES", {})
     if options.task is None:
+        refuse_misspelt(rest, parser)
         about = {name: _first_line(task) for name, task in tasks.items()}
         text = f"choose a task of {options.modality}, with --task:\n{_listed(about)}{_recipes_listed(recipes)}"
         return _help_or_usage(wants_help, parser, text)
     task = tasks[nearest("task", options.task, tasks, options.modality)]
+    refuse_misspelt(rest, parser, {f.name for f in dataclasses.fields(task)})
     named = recipes.get(options.task, {})
     default = None
     if options.recipe is not None:
@@ -74,6 +71,16 @@ def choose(argv: Sequence[str], parser: argparse.ArgumentParser) -> Choice:
         about += f"\n\nRecipes to start from, with --recipe: {', '.join(named)}"
     recipe = parse(task, rest, default, f"{parser.prog} --modality {options.modality} --task {options.task}", about)
     return Choice(options.modality, options.task, options.recipe, recipe, options)
+
+
+def refuse_misspelt(words: Iterable[str], parser: argparse.ArgumentParser, fields: Iterable[str] = ()) -> None:
+    """Usage for a word that is nearly an option of the tool, and no field of the recipe."""
+    own = [s for action in parser._actions for s in action.option_strings]
+    for word in words:
+        name = word.split("=")[0]
+        near = difflib.get_close_matches(name, own, 1, 0.8)
+        if near and name.lstrip("-").split(".")[0].replace("-", "_") not in set(fields):
+            raise Usage(f"no option {name}: did you mean {near[0]}?")
 
 
 def parse(task: type, words: Sequence[str], default: Any, prog: str, about: str) -> Any:
@@ -214,6 +221,8 @@ def from_json(kind: Any, value: Any, where: str = "recipe") -> Any:
         items = [from_json(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
         return {list: list, set: set, frozenset: frozenset}.get(origin, tuple)(items)
     if origin in (dict, collections.abc.Mapping):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is {value!r}, and should be an object")
         return {from_json(arguments[0], k, where): from_json(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is Any:
         return value
