@@ -293,7 +293,7 @@ def prepared(shapes: int, count: int) -> Prepared:
     arrays = Packed(points, normals, labels, np.arange(shapes + 1) * count)
     meta = {"engine": "x", "reasons": [], "seconds": 1.0, "components": [3], "thresholds": [0.1], "status": "done"}
     records = [{**meta, "key": f"{i:064x}"} for i in range(shapes)]
-    return Prepared(arrays, [f"shape {i}" for i in range(shapes)], records, [("bad.off", "why")])
+    return Prepared(arrays, [f"shape {i}" for i in range(shapes)], records, [("bad.off", "why")], ["later.off"])
 
 
 def test_packs_are_small_and_come_back_the_same(tmp_path: Path) -> None:
@@ -304,6 +304,7 @@ def test_packs_are_small_and_come_back_the_same(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in paths) < 50 * 500 * 10
     back = decompose.load(tmp_path / "pack")
     assert (back.names, back.records, back.failures) == (all_of_them.names, all_of_them.records, all_of_them.failures)
+    assert back.left == ["later.off"]
     assert all(torch.equal(a[k], b[k]) for a, b in zip(back, all_of_them, strict=True) for k in a)
     with pytest.raises(FileNotFoundError, match="no shapes-"):
         decompose.load(tmp_path)

@@ -409,6 +409,9 @@ def test_a_cluster_that_loses_a_worker_midway_loses_no_shape(tmp_path: Path) -> 
     assert all((a["component"] == b["component"]).all() for a, b in zip(local, prepared, strict=True))
 
 
-def test_an_unknown_backend_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_backend_and_a_missing_package_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match="slurm"):
         quickly(boxes(tmp_path / "shapes", 1), tmp_path / "cache", backend="slurm")
+    with pytest.raises(RuntimeError, match=r"needs a package that is not here .*ray"):
+        quickly(tmp_path / "shapes", tmp_path / "cache", backend="ray")

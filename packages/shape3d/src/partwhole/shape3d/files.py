@@ -5,6 +5,7 @@ Axis letters: V vertices, F faces, P points.  Nothing here imports torch: the ch
 """
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,10 +81,10 @@ def _below(path: Path) -> list[Path]:
 def names(files: list[Path], paths: str | Path | Iterable[str | Path]) -> list[str]:
     """A short name per file, the same on every machine: the path from the given folder on, with that folder's name.
     Where two files would get the same name, the whole path is used."""
-    roots = [Path(paths)] if isinstance(paths, str | Path) else [Path(p) for p in paths]
+    roots = {Path(paths)} if isinstance(paths, str | Path) else {Path(p) for p in paths}
     short = []
     for file in files:
-        root = next((r for r in roots if r in file.parents), file.parent)
+        root = next((parent for parent in reversed(file.parents) if parent in roots), file.parent)
         short.append((Path(root.resolve().name) / file.relative_to(root)).as_posix())
     seen: dict[str, int] = {}
     for name in short:
@@ -190,6 +191,16 @@ def _fans(counts: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return np.concatenate(triangles).astype(np.int64) if triangles else np.zeros((0, 3), np.int64)
 
 
+def _numbers(lines: list[bytes]) -> np.ndarray:
+    """All numbers of the lines (n,) float64. Raises ValueError for anything else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # how numpy says that it met something else
+        try:
+            return np.fromstring(b" ".join(lines).decode(), sep=" ")
+        except DeprecationWarning as error:
+            raise ValueError("something that is not a number") from error
+
+
 def _read_off(path: Path) -> Geometry:
     text = path.read_bytes()
     if not text.lstrip()[:6].upper().startswith((b"OFF", b"COFF", b"NOFF")):
@@ -208,7 +219,11 @@ def _read_off(path: Path) -> Geometry:
         found = f"{len(lines) - 1} lines where {nv} vertices and {nf} faces are announced"
         raise BadShape(path, found, "the file is cut off: download or export it again")
     width = len(lines[1].split()) if nv else 3
-    vertices = np.array(b" ".join(lines[1 : 1 + nv]).split(), float).reshape(nv, width)
+    vertices = _numbers(lines[1 : 1 + nv]).reshape(nv, width)
+    if len(lines[1 + nv : 1 + nv + nf]) and all(line.startswith(b"3 ") for line in lines[1 + nv : 1 + nv + nf]):
+        flat = _numbers(lines[1 + nv : 1 + nv + nf])
+        if len(flat) == 4 * nf:  # triangles without colours, as nearly all files have
+            return Geometry(vertices[:, :3], flat.reshape(nf, 4)[:, 1:].astype(np.int64))
     rows = [line.split() for line in lines[1 + nv : 1 + nv + nf]]
     counts = np.array([int(row[0]) for row in rows], np.int64)
     if any(len(row) <= n for row, n in zip(rows, counts, strict=True)):
@@ -276,7 +291,7 @@ def _read_columns(path: Path) -> Geometry:
         raise BadShape(
             path, f"lines of different lengths (the first has {width} values)", "the file is cut off or broken"
         )
-    return _from_table(np.array(values, float).reshape(-1, width))
+    return _from_table(_numbers(lines).reshape(-1, width))
 
 
 def _read_npy(path: Path) -> Geometry:

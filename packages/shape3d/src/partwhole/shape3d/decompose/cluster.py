@@ -25,10 +25,15 @@ def work(
 
     Raises ValueError for a backend that joblib does not know, RuntimeError where the cluster lost the same shapes again
     and again."""
-    import joblib
-
-    if backend == "ray":
-        importlib.import_module("ray.util.joblib").register_ray()
+    try:
+        joblib: Any = importlib.import_module("joblib")
+        if backend == "ray":
+            importlib.import_module("ray.util.joblib").register_ray()
+        elif backend == "dask":
+            importlib.import_module("distributed")
+    except ImportError as error:
+        needed = "pip install 'partwhole-shape3d[cluster]'" + (" ray" if backend == "ray" else "")
+        raise RuntimeError(f"backend {backend!r} needs a package that is not here ({error}): {needed}") from error
     arguments: dict[str, Any] = {"scheduler_host": address} if backend == "dask" and address else {}
     tasks = [jobs[i : i + SHAPES_PER_TASK] for i in range(0, len(jobs), SHAPES_PER_TASK)]
     start = time.monotonic()

@@ -29,7 +29,7 @@ class Decompose:
     thresholds: tuple[float, ...] = (0.1,)
     """Concavity at which cutting stops; every threshold gives a level of components, and all are stored."""
     mcts_iterations: int = 60
-    """CoACD: iterations of its tree search. Its own default, 150, costs three to seven times more for as many components."""
+    """CoACD: iterations of its tree search. Its own default of 150 costs 3 to 7 times more for as many components."""
     mcts_max_depth: int = 2
     """CoACD: depth of its tree search."""
     mcts_nodes: int = 10

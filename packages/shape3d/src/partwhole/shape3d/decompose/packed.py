@@ -107,7 +107,7 @@ class Prepared(Sequence[dict[str, Any]]):
         while todo or not paths:
             path = folder / f"shapes-{len(paths):04d}.npz"
             while True:
-                self._write(path, todo[:size], self.failures if not paths else [])
+                self._write(path, todo[:size], first=not paths)
                 if path.stat().st_size <= max_bytes or size == 1:
                     break
                 size = max(1, int(size * 0.97 * max_bytes / path.stat().st_size))
@@ -115,12 +115,13 @@ class Prepared(Sequence[dict[str, Any]]):
             paths.append(path)
         return paths
 
-    def _write(self, path: Path, indices: list[int], failures: list[tuple[str, str]]) -> None:
+    def _write(self, path: Path, indices: list[int], first: bool) -> None:
         entries = [_slice(self.packed, i) for i in indices]
         about = {
             "names": [self.names[i] for i in indices],
             "records": [self.records[i] for i in indices],
-            "failures": failures,
+            "failures": self.failures if first else [],
+            "left": self.left if first else [],
         }
         packed = _concatenate(entries)
         np.savez_compressed(
@@ -139,7 +140,7 @@ def load(folder: str | Path) -> Prepared:
     if not paths:
         raise FileNotFoundError(f"{folder}: no shapes-*.npz there; name a folder that Prepared.pack wrote")
     entries: list[Entry] = []
-    names, records, failures = [], [], []
+    names, records, failures, left = [], [], [], []
     for path in paths:
         with np.load(path, allow_pickle=False) as data:
             points, normals = data["points"].T.copy().view(np.float16), data["normals"].T.copy()
@@ -149,7 +150,8 @@ def load(folder: str | Path) -> Prepared:
         names += about["names"]
         records += about["records"]
         failures += [(str(a), str(b)) for a, b in about["failures"]]
-    return Prepared(_concatenate(entries), names, records, failures)
+        left += about.get("left", [])
+    return Prepared(_concatenate(entries), names, records, failures, left)
 
 
 def restore(folder: str | Path, cache: str | Path) -> int:
