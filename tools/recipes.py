@@ -266,6 +266,9 @@ def guarded(main: Callable[[], int]) -> int:
     except Interrupted as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 128 + error.signal
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        return 130
     except (NonFinite, NotSaved) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

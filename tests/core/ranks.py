@@ -355,7 +355,11 @@ class Ranks:
         from multiprocessing.connection import Listener
 
         self.listener = Listener(str(Path(tempfile.mkdtemp()) / "socket"), authkey=b"ranks")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+        }
         self.processes = []
         for rank in range(count):
             command = [sys.executable, "-c", f"import ranks; ranks.serve({self.listener.address!r}, {rank})"]

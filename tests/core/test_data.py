@@ -9,6 +9,8 @@ import torch
 
 from partwhole.core.data import BadSample, Stream, collate, describe, hide, together
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later warn of workers
+
 
 class Numbers(list):
     """Samples with names."""

@@ -80,7 +80,11 @@ def test_resuming_is_exact_with_accumulation_sgd_and_no_momentum_yet(cases, tmp_
 def test_resuming_after_kill_9_at_a_random_step_is_exact(cases, tmp_path, workers):
     whole = cases.slow_train(str(tmp_path / "whole"), 0, 0.0)
     folder = tmp_path / "killed"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    }
     code = f"import torch; torch.set_num_threads(1); import ranks; ranks.slow_train({str(folder)!r}, {workers}, 0.02)"
     for target in random.Random(time.time_ns()).sample(range(2, 35), 2):
         process = subprocess.Popen(

@@ -29,11 +29,9 @@ class Journal:
         if self.path is None:
             return
         with files.writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read(self.path) if line["step"] <= self.step]
-            self.file = self.path.open("w")
-            for line in kept:
-                self.write(line)
+            kept = [json.dumps(line) + "\n" for line in read(self.path) if line["step"] <= self.step]
+            files.write(self.path, lambda file: file.writelines(line.encode() for line in kept))
+            self.file = self.path.open("a")
 
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
