@@ -86,14 +86,26 @@ def test_points_may_come_in_any_order(name):
 
 
 @every
-def test_a_shape_in_a_padded_batch_is_as_alone(name):
+@pytest.mark.parametrize("gradient", [True, False])
+def test_a_shape_in_a_padded_batch_is_as_alone(name, gradient):
     encoder = make(name).eval()
     x = cloud(4, 40, 3)
     lengths = [40, 7, 2, 1]
     valid = torch.arange(40) < torch.tensor(lengths)[:, None]
-    y = encoder(x, valid=valid)
-    for b, n in enumerate(lengths):
-        close(y[b, :n], encoder(x[b : b + 1, :n])[0])
+    with torch.set_grad_enabled(gradient):
+        y = encoder(x, valid=valid)
+        for b, n in enumerate(lengths):
+            close(y[b, :n], encoder(x[b : b + 1, :n])[0])
+
+
+def test_patches_that_repeat_a_point_say_nothing():
+    torch.manual_seed(0)
+    few, many = (
+        PerPoint(TransformerEncoder(PointPatches(3, 16, patches=n, size=6), dim=16, depth=1, heads=2)) for n in (4, 10)
+    )
+    many.load_state_dict(few.state_dict())
+    x = cloud(2, 4, 3).float()
+    torch.testing.assert_close(many(x), few(x), atol=1e-5, rtol=1e-4)
 
 
 @every
