@@ -18,6 +18,7 @@ from partwhole.shape3d.files import BadShape, Geometry, sample
 from partwhole.shape3d.generate import animals, furniture, lamps, vehicles, vessels
 from partwhole.shape3d.generate.solids import Dice
 
+VERSION = 1  # raised by a change that gives other shapes: generated meshes are kept on disk by it
 BUILDERS = furniture.BUILDERS | lamps.BUILDERS | vehicles.BUILDERS | vessels.BUILDERS | animals.BUILDERS
 PARTS: dict[str, tuple[str, ...]] = {category: parts for category, (parts, _) in BUILDERS.items()}
 CATEGORIES = tuple(PARTS)

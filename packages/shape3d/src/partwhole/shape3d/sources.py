@@ -25,6 +25,8 @@ class Source:
     """Unlabelled shapes to generate where no path is given."""
     generate_labelled: int = 20
     """Labelled shapes to generate per category where no path is given."""
+    retain_labelled: bool = False
+    """Also pre-train on the shapes of the labelled set, without their labels, where they lie below the data paths."""
     limit: int | None = None
     """Use only so many of the unlabelled shapes, chosen at random."""
     workers: int | None = None
@@ -40,8 +42,13 @@ class Source:
     seed: int = 0
     """Of generated shapes and of the choice of ``limit`` shapes."""
 
-    def unlabelled(self, paths: Sequence[Path], options: Decompose, watch: Any = None) -> Prepared:
-        """The shapes below ``paths`` with their components; decomposed by the first process, read by the others."""
+    def unlabelled(
+        self, paths: Sequence[Path], options: Decompose, *, labelled: Path | None = None, watch: Any = None
+    ) -> Prepared:
+        """The shapes below ``paths`` with their components; decomposed by the first process, read by the others.
+
+        Those that belong to the set ``labelled`` are left out, unless ``retain_labelled``.
+        """
         from partwhole.shape3d.decompose.prepare import prepare
 
         def get() -> Prepared:
@@ -51,6 +58,19 @@ class Source:
             )  # fmt: skip
 
         prepared = distributed.first(get)
+        if labelled is not None and paths and not self.retain_labelled:
+            known = {str(Path(path).resolve()) for path in self.labelled(labelled).paths if path}
+            mine = [i for i, one in enumerate(prepared.records) if str(Path(one["path"]).resolve()) not in known]
+            if len(mine) < len(prepared):
+                if watch is not None:
+                    out = len(prepared) - len(mine)
+                    watch.say(f"{out} shapes of the labelled set are left out (--source.retain-labelled keeps them)")
+                if not mine:
+                    raise ValueError(
+                        f"all {len(prepared)} unlabelled shapes are of the labelled set {labelled}: give other --data, "
+                        "or --source.retain-labelled to pre-train on them without their labels"
+                    )
+                prepared = prepared.subset(mine)
         if self.limit is None or self.limit >= len(prepared):
             return prepared
         order = torch.randperm(len(prepared), generator=torch.Generator().manual_seed(self.seed))
@@ -67,9 +87,9 @@ class Source:
 
     def _generated(self) -> Path:
         """A folder of generated meshes, so that they go the way that all meshes go."""
-        from partwhole.shape3d.generator import write
+        from partwhole.shape3d.generator import VERSION, write
 
-        folder = self.cache / f"generated-{self.seed}-{self.generate}"
+        folder = self.cache / f"generated-{VERSION}-{self.seed}-{self.generate}"
         if not (folder / "complete").exists():
             write(folder, self.generate, seed=self.seed)
             (folder / "complete").touch()

@@ -87,7 +87,7 @@ class ShapeRecipe(ABC):
 
     def prepare(self, watch: Any = None) -> Prepared:
         """The unlabelled shapes, decomposed; only what is not in the cache is done."""
-        return self.source.unlabelled(self.data, self.decompose, watch=watch)
+        return self.source.unlabelled(self.data, self.decompose, labelled=self.labelled, watch=watch)
 
     def evaluation(self) -> Labelled:
         """The labelled shapes."""
