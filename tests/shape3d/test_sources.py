@@ -1,0 +1,67 @@
+"""Where shapes come from: the labelled ones stay out of pre-training unless they are asked for."""
+
+import pytest
+
+from partwhole.core.watch import Quiet
+from partwhole.shape3d import generator
+from partwhole.shape3d.decompose.engines import Decompose
+from partwhole.shape3d.sources import Source
+
+OPTIONS = Decompose(engine="points", points=256)
+
+
+class Heard(Quiet):
+    def __init__(self):
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    generator.write(folder / "all" / "labelled", 4, seed=1, categories=("table", "bottle"))
+    generator.write(folder / "all" / "other", 2, seed=2, categories=("table",))
+    for labels in (folder / "all" / "other").rglob("*_labels.txt"):
+        labels.unlink()
+    return folder
+
+
+def test_labelled_shapes_stay_out_of_pre_training(place):
+    source, heard = Source(cache=place / "cache", workers=1), Heard()
+    prepared = source.unlabelled([place / "all"], OPTIONS, labelled=place / "all" / "labelled", watch=heard)
+    assert len(prepared) == 2
+    assert all("other" in name for name in prepared.names)
+    assert any(text.startswith("4 shapes of the labelled set are left out") for text in heard.said)
+
+
+def test_labelled_shapes_are_kept_when_asked_for(place):
+    source = Source(cache=place / "cache", workers=1, retain_labelled=True)
+    labelled = place / "all" / "labelled"
+    assert len(source.unlabelled([place / "all"], OPTIONS, labelled=labelled, watch=Quiet())) == 6
+
+
+def test_nothing_left_says_what_to_do(place):
+    source, labelled = Source(cache=place / "cache", workers=1), place / "all" / "labelled"
+    with pytest.raises(ValueError, match="retain-labelled"):
+        source.unlabelled([labelled], OPTIONS, labelled=labelled, watch=Quiet())
+
+
+def test_a_limit_is_a_seeded_choice(place):
+    chosen = [
+        Source(cache=place / "cache", workers=1, limit=3, seed=seed).unlabelled([place / "all"], OPTIONS, watch=Quiet())
+        for seed in (0, 0, 1, 2, 3)
+    ]
+    assert all(len(one) == 3 for one in chosen)
+    assert chosen[0].names == chosen[1].names
+    assert len({tuple(one.names) for one in chosen}) > 1
+
+
+def test_generated_shapes_go_the_way_of_all_meshes(tmp_path):
+    source = Source(cache=tmp_path, generate=2, workers=1)
+    prepared = source.unlabelled([], OPTIONS, watch=Quiet())
+    assert len(prepared) == 2
+    again = source.unlabelled([], OPTIONS, watch=Quiet())
+    assert again.statistics()["cached"] == 2
+    assert not set(prepared.names) & set(Source(cache=tmp_path, generate_labelled=1).labelled(None).names)
