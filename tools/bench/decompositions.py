@@ -9,6 +9,7 @@ favours it. CPU seconds are per shape.
 """
 
 import argparse
+import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -46,9 +47,10 @@ def main() -> None:
     components = _coacd(labelled, chosen, options.cache, tuple(options.thresholds), options.workers)
     rows: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for i in chosen:
-        if str(labelled.paths[i]) not in components:
+        if _path(labelled, i) not in components:
+            print(f"{labelled.names[i]} left out: CoACD did not decompose it", flush=True)
             continue
-        points, levels, seconds = components[str(labelled.paths[i])]
+        points, levels, seconds = components[_path(labelled, i)]
         points, levels = points[: options.points], levels[:, : options.points]
         part = labelled[i]["part"].numpy()[_nearest(labelled[i]["points"].numpy(), points)]
         category = labelled.categories[labelled.category[i]]
@@ -122,13 +124,13 @@ def _coacd(
     """Points (P, 3), components (levels, P) and CPU seconds by path; without thresholds, points alone."""
     if not thresholds:
         return {
-            str(labelled.paths[i]): (labelled[i]["points"].numpy(), np.empty((0, len(labelled[i]["points"])), int), 0.0)
+            _path(labelled, i): (labelled[i]["points"].numpy(), np.empty((0, len(labelled[i]["points"])), int), 0.0)
             for i in chosen
         }
-    paths = [str(labelled.paths[i]) for i in chosen]
+    paths = [_path(labelled, i) for i in chosen]
     prepared = prepare(paths, cache, Decompose(engine="coacd", thresholds=thresholds), workers=workers)
     return {
-        str(record["path"]): (
+        record["path"]: (
             sample["points"].numpy(),
             sample["component"].numpy(),
             record["seconds"] / len(thresholds),
@@ -136,6 +138,10 @@ def _coacd(
         for record, sample in zip(prepared.records, prepared, strict=True)
         if record["engine"] == "coacd"
     }
+
+
+def _path(labelled: Labelled, i: int) -> str:
+    return os.path.abspath(str(labelled.paths[i]))
 
 
 def _nearest(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
