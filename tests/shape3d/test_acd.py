@@ -28,6 +28,12 @@ def batch(seed: int = 0, shapes: int = 4, points: int = 12) -> dict[str, torch.T
     }
 
 
+def components(b: dict[str, torch.Tensor], views: int = 2) -> dict:
+    """The batch of ComponentContrast: the points as they are, then mirrored."""
+    out = {"views": [b["x"], -b["x"]][:views], "component": [b["component"]] * views, "seed": b["seed"]}
+    return {**out, "valid": [b["valid"]] * views} if "valid" in b else out
+
+
 def ragged(b: dict[str, torch.Tensor], extra: int = 5) -> dict[str, torch.Tensor]:
     """The same shapes with padding that holds nonsense."""
     pad = torch.nn.functional.pad
@@ -40,42 +46,52 @@ def ragged(b: dict[str, torch.Tensor], extra: int = 5) -> dict[str, torch.Tensor
 
 
 @pytest.mark.parametrize("loss", ["prototype", "pair"])
-def test_component_contrast_keeps_the_contract(loss):
-    check_method(lambda: ComponentContrast(encoder(), dim=8, loss=loss), batch())
+@pytest.mark.parametrize("views", [1, 2])
+def test_component_contrast_keeps_the_contract(loss, views):
+    check_method(lambda: ComponentContrast(encoder(), dim=8, loss=loss), components(ragged(batch()), views))
 
 
 def test_segment_parts_keeps_the_contract():
-    check_method(lambda: SegmentParts(encoder(), MASK), batch())
+    check_method(lambda: SegmentParts(encoder(), MASK), ragged(batch()))
 
 
-@pytest.mark.parametrize("make", [lambda: ComponentContrast(encoder(), dim=8), lambda: SegmentParts(encoder(), MASK)])
-def test_padding_changes_nothing(make):
+@pytest.mark.parametrize(
+    ("make", "form"),
+    [
+        (lambda: ComponentContrast(encoder(), dim=8), components),
+        (lambda: ComponentContrast(encoder(), dim=8, loss="pair"), components),
+        (lambda: SegmentParts(encoder(), MASK), dict),
+    ],
+)
+def test_padding_changes_nothing(make, form):
     torch.manual_seed(0)
     method = make().double().eval()
     b = {k: v.double() if v.is_floating_point() else v for k, v in batch().items()}
-    plain, padded = method(b)["loss"], method(ragged(b))["loss"]
+    plain, padded = method(form(b))["loss"], method(form(ragged(b)))["loss"]
     assert torch.allclose(plain, padded, rtol=1e-10, atol=0)
+
+
+def value(**options) -> float:
+    torch.manual_seed(0)
+    return ComponentContrast(encoder(), **{"dim": 8, **options})(components(batch()))["loss"].item()
 
 
 @pytest.mark.parametrize("change", [{"loss": "pair"}, {"temperature": 0.5}, {"dim": 24}])
 def test_P11_every_option_changes_the_loss(change):
-    def value(**options):
-        torch.manual_seed(0)
-        method = ComponentContrast(encoder(), **{"dim": 8, **options})
-        torch.manual_seed(1)
-        return method(batch())["loss"].item()
-
     assert value() != value(**change)
 
 
 def test_P11_the_margin_changes_the_pair_loss():
-    def value(margin):
-        torch.manual_seed(0)
-        method = ComponentContrast(encoder(), dim=8, loss="pair", margin=margin)
-        torch.manual_seed(1)
-        return method(batch())["loss"].item()
+    assert value(loss="pair", margin=0.5) != value(loss="pair", margin=-0.5)
 
-    assert value(0.5) != value(-0.5)
+
+def test_a_second_view_that_looks_different_raises_the_loss():
+    torch.manual_seed(0)
+    method, b = ComponentContrast(encoder(), dim=8).eval(), batch()
+    one = method(components(b, 1))["loss"]
+    twice = method({**components(b), "views": [b["x"], b["x"]]})["loss"]
+    assert torch.allclose(one, twice, rtol=1e-5)
+    assert not torch.allclose(one, method(components(b))["loss"], rtol=1e-3)
 
 
 def test_several_levels_take_negatives_across_the_coarsest_only():
@@ -84,9 +100,9 @@ def test_several_levels_take_negatives_across_the_coarsest_only():
     b = batch()
     fine = b["component"]
     one_coarse = torch.stack([torch.zeros_like(fine), fine], 1)  # all in one coarse component: no negatives are left
-    assert method({**b, "component": one_coarse})["loss"].item() == 0
+    assert method(components({**b, "component": one_coarse}))["loss"].item() == 0
     same = torch.stack([fine, fine], 1)
-    assert torch.allclose(method({**b, "component": same})["loss"], method({**b, "component": fine})["loss"])
+    assert torch.allclose(method(components({**b, "component": same}))["loss"], method(components(b))["loss"])
 
 
 def test_a_segmenter_learns_what_it_is_shown():

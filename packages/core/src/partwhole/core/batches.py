@@ -1,7 +1,7 @@
 """Batches, nested dicts and lists of tensors, taken apart: for checks of what a method makes of them.
 
 Axes: B things, L positions. A mask is a tensor ``valid`` (B, L) beside those that it masks, or a list: ``valid``
-parallel to ``views``, ``crops_valid`` to ``crops``.
+parallel to ``views`` and other lists, ``crops_valid`` to ``crops``.
 """
 
 import copy
@@ -50,14 +50,26 @@ def _pairs(batch: Any) -> Iterator[tuple[Any, str, str]]:
     if isinstance(batch, Mapping):
         for key, value in batch.items():
             if key == "valid" or key.endswith("_valid"):
-                named = key.removesuffix("valid").removesuffix("_") or "views"
-                for other in batch if isinstance(value, Tensor) else [named]:
-                    if other != key and other in batch:
+                for other in batch if isinstance(value, Tensor) else _parallel(batch, key):
+                    if other != key:
                         yield batch, key, other
             yield from _pairs(value)
     elif isinstance(batch, list | tuple):
         for value in batch:
             yield from _pairs(value)
+
+
+def _parallel(batch: Mapping[str, Any], key: str) -> list[str]:
+    """What a list of masks masks: ``crops_valid`` the crops, ``valid`` every other list as long as itself."""
+    if key != "valid":
+        return [key.removesuffix("_valid")]
+    return [
+        name
+        for name, value in batch.items()
+        if isinstance(value, list | tuple)
+        and len(value) == len(batch[key])
+        and name not in (key, "crops", "crops_valid")
+    ]
 
 
 def masks(batch: Any) -> Iterator[Tensor]:

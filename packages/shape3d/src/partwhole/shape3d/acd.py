@@ -10,8 +10,9 @@ from partwhole.core import distributed
 from partwhole.core.encoder import Encoder
 from partwhole.core.losses import group_contrast, group_info_nce, group_pairs
 from partwhole.core.method import Batch, Method
+from partwhole.core.methods.views import passes
 
-# Axes: B shapes, L points, D features, C categories, K parts of all categories.
+# Axes: V views, B shapes, L points, D features, C categories, K parts of all categories.
 
 
 class ComponentContrast(Method):
@@ -21,9 +22,12 @@ class ComponentContrast(Method):
     ``loss="pair"`` is the paper's: every pair of points of a shape, pulled together or pushed below a cosine of
     ``margin``; negatives are kept by coins of the chance that makes them as many as the batch's positives.
 
-    batch: ``x`` (B, L, channels); ``component`` (B, L), or (B, levels, L) from coarse to fine, -1 unknown; optional
-    ``valid`` (B, L), and ``seed`` (B,) for the coins. With several levels the finest is contrasted, and with prototypes
-    points of one coarsest component are no negatives of each other.
+    batch: ``views``, a list of inputs (B, L, channels) of the same shapes, and ``component``, a list parallel to it of
+    (B, L), or (B, levels, L) from coarse to fine, -1 unknown; optional ``valid``, a list of (B, L), and ``seed`` (B,)
+    for the coins. The paper has one view. With several the points of all of them are contrasted together: a component
+    must look alike however the shape is turned, so that its place in space does not give it away.
+    With several levels the finest is contrasted, and with prototypes points of one coarsest component are no negatives
+    of each other.
     """
 
     def __init__(
@@ -40,8 +44,10 @@ class ComponentContrast(Method):
         self.loss, self.temperature, self.margin = loss, temperature, margin
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        component, valid = batch["component"], batch.get("valid")
-        feature = self.head(self.encoder(batch["x"], valid=valid))
+        views, masks = batch["views"], batch.get("valid")
+        feature = passes(lambda x, v: self.head(self.encoder(x, valid=v)), views, masks)  # (V, B, L, D)
+        feature = feature.transpose(0, 1).flatten(1, 2)
+        component, valid = torch.cat(batch["component"], -1), None if masks is None else torch.cat(masks, 1)
         levels = component if component.ndim == 3 else component[:, None]
         fine, coarse = levels[:, -1], levels[:, 0] if levels.shape[1] > 1 else None
         if self.loss == "pair":

@@ -33,13 +33,16 @@ View = Callable[[dict[str, Tensor]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Seeded:
-    """A view and a seed for the coins of the pair loss: a shape's coins do not depend on who shares its batch."""
+class ComponentViews:
+    """Views with their components, and a seed: {"views": [x, ...], "component": [(levels, N), ...], "seed"}."""
 
     augment: Augment
+    count: int
 
     def __call__(self, sample: dict[str, Tensor]) -> dict[str, Any]:
-        return {**self.augment(sample), "seed": torch.randint(2**31, ())}
+        views = [self.augment(sample) for _ in range(self.count)]
+        return {**{to: [v[key] for v in views] for to, key in (("views", "x"), ("component", "component"))},
+                "seed": torch.randint(2**31, ())}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ class ACD(ShapeRecipe):
 
     loss: Literal["prototype", "pair"] = "prototype"
     """prototype: each point finds its component's mean feature; pair: the paper's loss on all pairs of points."""
+    views: int = 2
+    """Views of each shape, in which its components must look alike; the paper has 1."""
     temperature: float = 0.1
     """Of the prototype loss."""
     margin: float = 0.5
@@ -136,7 +141,7 @@ class ACD(ShapeRecipe):
         return ComponentContrast(encoder, loss=self.loss, temperature=self.temperature, margin=self.margin)
 
     def view(self) -> View:
-        return Seeded(self.augment) if self.loss == "pair" else self.augment
+        return ComponentViews(self.augment, self.views)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +224,7 @@ RECIPES = {
         # two, normals and category left out of the input, and all points of a test shape predicted.
         "paper": ACD(
             loss="pair",
+            views=1,
             network=_PAPER,
             augment=Augment(points=2048),
             batch=24,
