@@ -177,21 +177,30 @@ def test_progress_evaluations_and_the_journal(cases, tmp_path):
     assert lines[1] == {"step": 3, "score": None}  # NaN is no JSON
 
 
-def test_an_evaluation_does_not_change_the_training(cases):
+def test_an_evaluation_does_not_change_the_training_and_its_noise_follows_from_the_step(cases):
     def run(evaluate_every):
         method, stream = cases.make("byol")
+        watch = Record()
 
         def evaluate(m):
             return {"noise": torch.rand(()).item()}
 
-        fit(
-            Run(method=method, stream=stream, evaluate=evaluate),
-            Fit(steps=4, evaluate_every=evaluate_every),
-            watch=Quiet(),
-        )
-        return method.state_dict()
+        options = Fit(steps=4, evaluate_every=evaluate_every)
+        torch.manual_seed(evaluate_every)
+        fit(Run(method=method, stream=stream, evaluate=evaluate), options, watch=watch)
+        return method.state_dict(), dict(watch.metrics)
 
-    assert distance(run(1), run(100)) == 0
+    (often, often_noise), (once, once_noise) = run(1), run(100)
+    assert distance(often, once) == 0
+    assert often_noise[4] == once_noise[4] != often_noise[3]
+
+
+def test_S2_after_step_is_told_the_progress_by_optimizer_step(cases):
+    method, stream = cases.make("rows")
+    seen = []
+    method.after_step = seen.append
+    fit(Run(method=method, stream=stream), Fit(steps=4, accumulate=2), watch=Quiet())
+    assert seen == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_plain_lines_show_rate_and_remaining_time(capsys):
