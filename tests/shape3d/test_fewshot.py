@@ -38,7 +38,9 @@ class Halves:
     def __post_init__(self):
         self.category = [i % 2 for i in range(self.count)]
         self.names = [f"shape-{i}" for i in range(self.count)]
-        self.split = [("test" if i >= self.count - 4 else "train") if self.official else None for i in range(self.count)]
+        self.split = [
+            ("test" if i >= self.count - 4 else "train") if self.official else None for i in range(self.count)
+        ]
         self.part_mask = torch.tensor([[True, True, False, False], [False, False, True, True]])
 
     def __len__(self):
@@ -131,7 +133,11 @@ def test_unlabelled_points_do_not_count():
     sample = labelled[0]
     right = sample["part"].clone()
     half = Halves(2)
-    half.__class__ = type("Partly", (Halves,), {"__getitem__": lambda self, i: {**sample, "part": torch.where(torch.arange(len(right)) < 20, right, -1)}})
+    half.__class__ = type(
+        "Partly",
+        (Halves,),
+        {"__getitem__": lambda self, i: {**sample, "part": torch.where(torch.arange(len(right)) < 20, right, -1)}},
+    )
     wrong_where_unlabelled = torch.where(torch.arange(len(right)) < 20, right, 1 - right)
     assert test_iou({0: wrong_where_unlabelled}, half)["shape_iou"] == 1.0
 
@@ -139,7 +145,9 @@ def test_unlabelled_points_do_not_count():
 def test_few_shot_measures_every_arm_and_beats_chance_where_the_task_is_easy():
     labelled = Halves(12)
     seen, kept = [], []
-    options = FewShot(shots=(1, 2), draws=2, arms=("random", "scratch", "linear", "finetune"), steps=30, test=2, lr=0.05)
+    options = FewShot(
+        shots=(1, 2), draws=2, arms=("random", "scratch", "linear", "finetune"), steps=30, test=2, lr=0.05
+    )
     result = few_shot(Place(), labelled, AUGMENT, options, look=seen.append, keep=lambda r: kept.append(len(r["arms"])))
     assert set(result["arms"]) == {"random", "scratch", "linear", "finetune"}
     for cells in result["arms"].values():

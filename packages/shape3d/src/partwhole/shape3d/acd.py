@@ -59,7 +59,7 @@ class ComponentContrast(Method):
         else:
             count = ((fine >= 0) if valid is None else (fine >= 0) & valid).sum()
             loss = group_info_nce(feature, fine, temperature=self.temperature, valid=valid, coarse=coarse)
-        return {"loss": loss * distributed.share(count)}
+        return {"loss": loss * distributed.share(count), "items": torch.as_tensor(count)}
 
 
 class SegmentParts(Method):
@@ -88,4 +88,4 @@ class SegmentParts(Method):
         logits = self.logits(batch["x"], batch["category"], valid)
         count = (part >= 0).sum()
         loss = F.cross_entropy(logits.mT, part, ignore_index=-1, reduction="sum") / count.clamp(min=1)
-        return {"loss": loss * distributed.share(count)}
+        return {"loss": loss * distributed.share(count), "items": torch.as_tensor(count)}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -41,6 +41,10 @@ class Source:
     """Processes that make views while training; 0: the training process itself."""
     seed: int = 0
     """Of generated shapes and of the choice of ``limit`` shapes."""
+
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {"cache", "workers", "backend", "address", "retry_failed", "loaders", "generate_labelled"}
+    )  # they do not change what is trained
 
     def unlabelled(
         self, paths: Sequence[Path], options: Decompose, *, labelled: Path | None = None, watch: Any = None

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -73,6 +73,8 @@ class ShapeRecipe(ABC):
     """Unlabelled shapes per step, over all processes."""
     fit: Fit = Fit(steps=600, lr=2e-3, weight_decay=1e-4)
     few_shot: FewShot = FewShot()
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"labelled", "few_shot"})  # they do not change what is trained
 
     @abstractmethod
     def method(self, encoder: Encoder) -> Method: ...

@@ -96,7 +96,7 @@ def run(stage: str, geometry: Geometry, points: np.ndarray, options: Decompose) 
     if stage == "points":
         from partwhole.shape3d.decompose.points import decompose_points_levels
 
-        # Both measure concavity, but not alike: this share of the threshold gives about as many components as CoACD has.
+        # Both measure concavity, but not alike: this share of the threshold gives about as many components as CoACD.
         tolerances = tuple(0.3 * threshold for threshold in options.thresholds)
         cut = list(decompose_points_levels(points.astype(float), tolerances=tolerances, seed=options.seed))
     else:
