@@ -5,10 +5,13 @@ python tools/evaluate.py --folder runs/shape3d-acd [any field of the recipe, suc
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: on a busy machine spinning threads crawl
 
 import progress
 import recipes

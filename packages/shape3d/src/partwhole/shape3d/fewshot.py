@@ -9,7 +9,7 @@ the parts of a shape is averaged over shapes ("shape"), or over the shapes of a 
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -50,13 +50,15 @@ class FewShot:
     """What to compare; joint trains on labelled and unlabelled shapes at once and takes longest."""
     test: int = 10
     """Test shapes per category and draw at most, where the labelled set has no split of its own."""
-    steps: int = 150
+    rotate: Literal["axis", "so3", "none"] = "none"
+    """How labelled shapes are turned in training; test shapes are as they are, so turning helps only where poses vary."""
+    steps: int = 100
     """Optimizer steps of fine-tuning, the same from scratch."""
     joint_steps: int = 1000
     """Optimizer steps of joint training."""
     joint_weight: float = 10.0
     """Weight of the self-supervised loss in joint training."""
-    batch: int = 16
+    batch: int = 8
     """Labelled shapes per step."""
     lr: float = 2e-3
     """Learning rate of fine-tuning, the same from scratch."""
@@ -148,6 +150,7 @@ def few_shot(
         raise ValueError(
             "the arm 'joint' needs a self-supervised method and its shapes: pass joint=, or leave the arm out"
         )
+    augment = replace(augment, rotate=options.rotate)
     draws = [draw(labelled, options, d) for d in range(options.draws)]
     if not draws or not all(one.support for one in draws):
         reasons = "; ".join(draws[0].problems) if draws else "no draw was asked for"

@@ -16,7 +16,7 @@ class Network:
     """PointNet++ with multi-scale grouping, DGCNN, or a transformer over patches of points."""
     width: float = 0.25
     """Channels of PointNet++ and DGCNN, as a share of the paper's."""
-    samples: tuple[int, int] = (256, 64)
+    samples: tuple[int, int] = (128, 32)
     """Centres of PointNet++'s two levels."""
     neighbours: float = 0.25
     """Neighbours of a point, as a share of the paper's."""

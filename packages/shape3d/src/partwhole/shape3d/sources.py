@@ -21,7 +21,7 @@ class Source:
 
     cache: Path = Path(".cache/partwhole")
     """Folder of decomposed shapes; any number of runs and processes may share it."""
-    generate: int = 144
+    generate: int = 96
     """Unlabelled shapes to generate where no path is given."""
     generate_labelled: int = 20
     """Labelled shapes to generate per category where no path is given."""

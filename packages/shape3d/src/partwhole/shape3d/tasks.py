@@ -68,10 +68,10 @@ class ShapeRecipe(ABC):
     source: Source = Source()
     decompose: Decompose = Decompose()
     network: Network = Network()
-    augment: Augment = Augment()
+    augment: Augment = Augment(points=512)
     batch: int = 16
     """Unlabelled shapes per step, over all processes."""
-    fit: Fit = Fit(steps=600, lr=2e-3, weight_decay=1e-4)
+    fit: Fit = Fit(steps=400, lr=2e-3, weight_decay=1e-4, evaluate_every=100)
     few_shot: FewShot = FewShot()
 
     incidental: ClassVar[frozenset[str]] = frozenset({"labelled", "few_shot"})  # they do not change what is trained
@@ -233,7 +233,9 @@ RECIPES = {
             fit=Fit(
                 steps=1000, lr=1e-3, weight_decay=1e-4, optimizer="adam", schedule="halving", halvings=7, warmup=0.0
             ),
-            few_shot=FewShot(arms=("random", "scratch", "linear", "finetune", "joint"), batch=24, lr=1e-3),
+            few_shot=FewShot(
+                arms=("random", "scratch", "linear", "finetune", "joint"), rotate="axis", steps=1000, batch=24, lr=1e-3
+            ),
         ),
         "best": ACD(augment=Augment(points=1024, rotate="so3", normals=True), fit=Fit(steps=1500, lr=2e-3)),
     }
