@@ -51,7 +51,7 @@ class FewShot:
     test: int = 10
     """Test shapes per category and draw at most, where the labelled set has no split of its own."""
     rotate: Literal["axis", "so3", "none"] = "none"
-    """How labelled shapes are turned in training; test shapes are as they are, so turning helps only where poses vary."""
+    """How labelled shapes are turned in training. Test shapes never are: turning helps only where poses vary."""
     steps: int = 100
     """Optimizer steps of fine-tuning, the same from scratch."""
     joint_steps: int = 1000
