@@ -104,8 +104,9 @@ def test_P15_a_failing_or_uneven_rank_gives_an_error_on_every_rank_and_no_hang(r
         assert everywhere in message
 
 
-def test_first_runs_on_rank_0_and_the_others_find_its_result(ranks, tmp_path):
-    assert ranks(3, "once", str(tmp_path)) == ["made", "found", "found"]
+@pytest.mark.parametrize("nested", [False, True])
+def test_first_runs_on_rank_0_and_the_others_find_its_result(ranks, tmp_path, nested):
+    assert ranks(3, "once", str(tmp_path), nested, timeout=60) == ["made", "found", "found"]
 
 
 @pytest.mark.parametrize("name", ["byol", "joint", "mae"])
