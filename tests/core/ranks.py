@@ -20,12 +20,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from partwhole.core import distributed
+from partwhole.core import checkpoint, distributed
 from partwhole.core.data import Stream, hide, together
-from partwhole.core.encoder import Head, Mean, TransformerEncoder, Vectors
+from partwhole.core.encoder import Encoder, Head, Mean, TransformerEncoder, Vectors
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.losses import group_info_nce
 from partwhole.core.method import Joint, Method
+from partwhole.core.norm import BatchNorm
 from partwhole.core.signals import Interrupted
 from partwhole.core.watch import Quiet
 
@@ -73,6 +74,21 @@ def encoder():
     return TransformerEncoder(Vectors(3, D, length=6), dim=D, depth=1, heads=2)
 
 
+class Layers(Encoder):
+    """Single layers in lists, what they return changed in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.dim = D
+        self.linears = nn.ModuleList([nn.Linear(3, D), nn.Linear(D, D)])
+        self.norms = nn.ModuleList([BatchNorm(D), BatchNorm(D)])
+
+    def forward(self, x, *, valid=None):
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = norm(linear(x), valid).relu_()
+        return x
+
+
 def clouds(ragged):
     """24 clouds of 3 to 6 points (or 6), the first two coordinates of which say their group."""
     g = torch.Generator().manual_seed(1)
@@ -118,6 +134,7 @@ def make(name):
         "groups": lambda: (Groups(e), same, True),
         "counted": lambda: (Counted(e), same, True),
         "rows": lambda: (Rows(e), same, False),
+        "layers": lambda: (Rows(Layers()), same, False),
         "joint": lambda: (Joint({"a": Groups(e), "b": SimCLR(e, hidden=D, dim=4)}, {"a": 10.0, "b": 1.0}), None, True),
     }[name]()
     if view is None:
@@ -304,12 +321,14 @@ def once(folder, nested=False):
 
 
 def evaluated(shard):
-    """An evaluation between steps calls the encoder by itself; what it saw, and the weights after."""
+    """An evaluation between steps calls the encoder by itself, and a copy; what it saw, and the weights after."""
     method, stream = make("simclr")
     seen = []
 
     def evaluate(m):
-        seen.append(m.encoder(torch.ones(2, 6, 3, dtype=torch.float64)).sum().item())
+        x = torch.ones(2, 6, 3, dtype=torch.float64)
+        seen.append(m.encoder(x).sum().item())
+        seen.append(checkpoint.copied(m.encoder)(x).sum().item())
         return {"sum": seen[-1]}
 
     options = Fit(steps=4, evaluate_every=2, shard=shard, optimizer="sgd", lr=0.1)

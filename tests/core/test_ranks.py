@@ -109,7 +109,7 @@ def test_first_runs_on_rank_0_and_the_others_find_its_result(ranks, tmp_path, ne
     assert ranks(3, "once", str(tmp_path), nested, timeout=60) == ["made", "found", "found"]
 
 
-@pytest.mark.parametrize("name", ["byol", "joint", "mae"])
+@pytest.mark.parametrize("name", ["byol", "joint", "mae", "layers"])
 def test_sharded_training_equals_one_process(ranks, cases, name):
     one = cases.train(name, SGD)
     for state in ranks(2, "train", name, {**SGD, "shard": True}):
@@ -118,6 +118,7 @@ def test_sharded_training_equals_one_process(ranks, cases, name):
 
 def test_an_evaluation_may_call_the_encoder_of_a_sharded_method(ranks, cases):
     seen, state = cases.evaluated(False)
+    assert seen[0::2] == seen[1::2]
     for got, got_state in ranks(2, "evaluated", True):
         assert got == pytest.approx(seen, abs=1e-12)
         assert distance(got_state, state) < 1e-12

@@ -135,6 +135,18 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     distributed.attempt(work, f"saving the encoder to {folder}")
 
 
+def copied(encoder: Encoder) -> Encoder:
+    """The same encoder again, whole on every rank however it is sharded (all ranks call it), on the same device.
+
+    Random states are left alone. A sharded module cannot be copied by ``copy.deepcopy``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        new = build(describe(encoder), allow=[type(m).__module__ for m in encoder.modules()])  # it runs here already
+    assert isinstance(new, Encoder)
+    new.load_state_dict({k: v.clone() for k, v in _method_state(encoder).items()}, assign=True)  # keeps the dtype
+    return new.to(next(encoder.parameters()).device).train(encoder.training)
+
+
 def load_encoder(folder: str | Path, *, allow: Sequence[str] = ()) -> Encoder:
     """Rebuild the encoder that a run left in ``folder``, in eval mode on the CPU.
 

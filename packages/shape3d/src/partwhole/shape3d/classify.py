@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from partwhole.core.encoder import Encoder
-from partwhole.shape3d.fewshot import Draw, fresh, rows
+from partwhole.shape3d.fewshot import Draw, fresh, rows, settled
 from partwhole.shape3d.labelled import Labelled
 from partwhole.shape3d.views import Augment
 
@@ -51,7 +51,7 @@ def svm_accuracy(
         k = max(one.support)
         train = one.support[k]
         test = [i for i in one.test if category[i] in category[train]]
-        unlike = descriptors(fresh(encoder, labelled, augment, seed=seed + d), labelled, augment).numpy()
+        unlike = descriptors(settled(fresh(encoder, seed=seed + d), labelled, augment), labelled, augment).numpy()
         for kind, x in (("random", unlike), ("pretrained", pretrained)):
             machine: Any = LinearSVC(C=100.0, random_state=0, dual="auto", max_iter=5000)
             if k >= 3:

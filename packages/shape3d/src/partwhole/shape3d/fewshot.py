@@ -7,7 +7,6 @@ the parts of a shape is averaged over shapes ("shape"), or over the shapes of a 
 ("category"). The spread is over draws.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partwhole.core.checkpoint import copied
 from partwhole.core.data import Stream, together
 from partwhole.core.encoder import Encoder, build, describe
 from partwhole.core.evaluate import part_iou
@@ -166,8 +166,9 @@ def few_shot(
         say(problem)
     for d, one in enumerate(draws):
         for arm in options.arms:
-            pretrained = arm in ("linear", "finetune")
-            start = encoder if pretrained else fresh(encoder, labelled, augment, seed=options.seed + d)
+            start = encoder if arm in ("linear", "finetune") else fresh(encoder, seed=options.seed + d)
+            if arm == "random":
+                settled(start, labelled, augment)
             for k, chosen in one.support.items():
                 support = _Subset(labelled, chosen)
                 if arm in ("random", "linear"):
@@ -196,7 +197,7 @@ def train(
 ) -> SegmentParts:
     """A copy of ``encoder`` and a new head, trained on labelled ``shapes`` with the one loop of core."""
     torch.manual_seed(options.seed)
-    segment = SegmentParts(_copy(encoder), part_mask)
+    segment = SegmentParts(copied(encoder), part_mask)
     stream = Stream(shapes, augment, batch=options.batch, seed=options.seed)
     method: Method = segment
     steps = options.steps
@@ -228,7 +229,7 @@ def linear_probe(
     At most ``points`` points per shape are fitted. Features are standardised, and the scaling is folded into the layer.
     """
     device = _device(encoder)
-    method = SegmentParts(_copy(encoder), part_mask).to(device).eval()
+    method = SegmentParts(copied(encoder), part_mask).to(device).eval()
     feature, part, category = [], [], []
     for i, row, x in rows(shapes, augment, device):
         with torch.no_grad():
@@ -310,43 +311,26 @@ def rows(
         yield [i for i, _ in some], [index for _, index in some], x.to(device)
 
 
-def fresh(encoder: Encoder, shapes: Sequence[dict[str, Tensor]], augment: Augment, *, seed: int) -> Encoder:
-    """An encoder like this one with random weights; its running statistics are those of some of ``shapes``, so that a
-    random network is not also a badly scaled one.
-    """
+def fresh(encoder: Encoder, *, seed: int) -> Encoder:
+    """An encoder like this one with random weights, on the same device."""
     torch.manual_seed(seed)
-    new = build(
-        describe(encoder), allow=[type(m).__module__ for m in encoder.modules()]
-    )  # it is here, so it is trusted
+    here = [type(m).__module__ for m in encoder.modules()]  # imported already, so trusted
+    new = build(describe(encoder), allow=here)
     assert isinstance(new, Encoder)
-    new.to(_device(encoder)).train()
-    some = [shapes[i] for i in range(0, len(shapes), max(1, len(shapes) // 64))]
-    with torch.no_grad():
-        for _ in range(4):
-            for _, _, x in rows(some, augment, _device(encoder), batch=16):
-                new(x)
-    return new
+    return new.to(_device(encoder))
 
 
-class _Subset(Sequence):
-    """Some samples of a sequence, loaded once."""
-
-    def __init__(self, samples: Sequence[dict[str, Tensor]], indices: Sequence[int]):
-        self.samples = [samples[i] for i in indices]
-
-    def __getitem__(self, i: Any) -> Any:
-        return self.samples[i]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-
-class _Quiet:
-    """A watcher of the loop that says nothing."""
-
-    def step(self, done: int, values: dict) -> None: ...
-    def evaluated(self, done: int, metrics: dict) -> None: ...
-    def say(self, text: str) -> None: ...
+@torch.no_grad()
+def settled(encoder: Encoder, shapes: Sequence[dict[str, Tensor]], augment: Augment) -> Encoder:
+    """``encoder`` after its running statistics have seen some of ``shapes``: a random network that is not also badly
+    scaled.
+    """
+    some = [shapes[i] for i in range(0, len(shapes), max(1, len(shapes) // 16))][:16]
+    x = torch.stack([augment(shape)["x"] for shape in some]).to(_device(encoder))
+    encoder.train()
+    for _ in range(30):  # each keeps nine tenths of the past
+        encoder(x)
+    return encoder.eval()
 
 
 def _add(cell: dict[str, Any], iou: Mapping[str, Any]) -> None:
@@ -354,10 +338,6 @@ def _add(cell: dict[str, Any], iou: Mapping[str, Any]) -> None:
         cell.setdefault(key, []).append(iou[key])
     for name, value in iou["per_category"].items():
         cell.setdefault("per_category", {}).setdefault(name, []).append(value)
-
-
-def _copy(encoder: Encoder) -> Encoder:
-    return copy.deepcopy(encoder).requires_grad_(True)
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -87,7 +87,7 @@ class Source:
 
         if path is not None:
             return distributed.first(lambda: read_labelled(path, cache=self.cache))
-        return generated(self.generate_labelled * len(CATEGORIES), seed=self.seed + LABELLED_SEED)
+        return generated(self.generate_labelled * len(CATEGORIES), points=1024, seed=self.seed + LABELLED_SEED)
 
     def _generated(self) -> Path:
         """A folder of generated meshes, so that they go the way that all meshes go."""
