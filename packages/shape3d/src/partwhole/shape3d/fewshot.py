@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core.checkpoint import copied
+from partwhole.core.checkpoint import copied
 from partwhole.core.data import Stream, together
 from partwhole.core.encoder import Encoder, build, describe
 from partwhole.core.evaluate import part_iou
