@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core.checkpoint import copied
-from partwhole.core.checkpoint import copied
 from partwhole.core.data import Stream, together
 from partwhole.core.encoder import Encoder, build, describe
 from partwhole.core.evaluate import part_iou
@@ -332,6 +331,19 @@ def settled(encoder: Encoder, shapes: Sequence[dict[str, Tensor]], augment: Augm
     for _ in range(30):  # each keeps nine tenths of the past
         encoder(x)
     return encoder.eval()
+
+
+class _Subset(Sequence):
+    """Some samples of a sequence, loaded once."""
+
+    def __init__(self, samples: Sequence[dict[str, Tensor]], indices: Sequence[int]):
+        self.samples = [samples[i] for i in indices]
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.samples[i]
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
 
 def _add(cell: dict[str, Any], iou: Mapping[str, Any]) -> None:
