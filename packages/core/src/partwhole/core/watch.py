@@ -55,15 +55,19 @@ class Lines:
 
 
 class Remaining:
-    """How long the rest takes, at the pace since the second call: the first step (compiling, caches) tells nothing."""
+    """How long the rest takes, at the pace since the second call: the first step (compiling, caches) tells nothing.
+
+    A count that falls or another total is another piece of work, with a pace of its own.
+    """
 
     def __init__(self) -> None:
-        self.origin: tuple[int, float] | None = None
+        self.origin, self.before = (0, 0.0), (0, -1)
 
     def __call__(self, done: int, total: int) -> str:
         """Such as "3 min 20 s"; "" while unknown or where nothing is left."""
-        now = time.monotonic()
-        if self.origin is None or done < self.origin[0]:
+        now, (before, whole) = time.monotonic(), self.before
+        self.before = (done, total)
+        if total != whole or done < before:
             self.origin = (done, now)
             return ""
         steps = done - self.origin[0]
