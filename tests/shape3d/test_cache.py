@@ -317,7 +317,7 @@ def test_a_pack_restores_a_cache_elsewhere(tmp_path: Path, shapes: Path) -> None
     assert (statistics["cached"], statistics["done"]) == (3, 0)
 
 
-def test_a_sample_is_float32_points_and_normals_and_int64_components() -> None:
+def test_a_sample_is_float32_points_and_normals_and_int64_components(tmp_path: Path) -> None:
     some = prepared(4, 30)
     sample = some[-1]
     assert {k: (v.dtype, tuple(v.shape)) for k, v in sample.items()} == {
@@ -332,6 +332,10 @@ def test_a_sample_is_float32_points_and_normals_and_int64_components() -> None:
     chosen = some.subset([2, 0])
     assert chosen.names == ["shape 2", "shape 0"]
     assert torch.equal(chosen[0]["points"], some[2]["points"])
+    assert torch.equal(chosen.subset([1])[0]["points"], some[0]["points"])
+    chosen.pack(tmp_path)
+    assert torch.equal(packed.load(tmp_path)[1]["points"], some[0]["points"])
+    assert np.shares_memory(chosen.packed.points, some.packed.points)  # thousands of shapes are not read for a choice
     json.dumps(some.statistics())
 
 

@@ -37,7 +37,7 @@ class Prepared(Sequence[dict[str, Any]]):
 
     `names` and `records` (what the manifest says: engine, seconds, components, reasons) are parallel to the samples;
     `failures` lists (path, reason) of the shapes that could not be decomposed; `left` the paths of those that were not
-    reached in the time allowed.
+    reached in the time allowed. `places` says which of the packed shapes they are, all by default.
     """
 
     def __init__(
@@ -47,8 +47,10 @@ class Prepared(Sequence[dict[str, Any]]):
         records: list[dict[str, Any]],
         failures: list[tuple[str, str]],
         left: list[str] | None = None,
+        places: Sequence[int] | None = None,
     ) -> None:
         self.packed, self.names, self.records, self.failures, self.left = packed, names, records, failures, left or []
+        self.places = range(len(names)) if places is None else places
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,19 +60,21 @@ class Prepared(Sequence[dict[str, Any]]):
 
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        i = range(len(self))[index]
-        rows = slice(self.packed.offsets[i], self.packed.offsets[i + 1])
+        entry = self.entry(range(len(self))[index])
         return {
-            "points": torch.from_numpy(self.packed.points[rows].astype(np.float32)),
-            "normals": torch.from_numpy(self.packed.normals[rows].astype(np.float32) / 127),
-            "component": torch.from_numpy(self.packed.labels[:, rows].astype(np.int64)),
+            "points": torch.from_numpy(entry["points"].astype(np.float32)),
+            "normals": torch.from_numpy(entry["normals"].astype(np.float32) / 127),
+            "component": torch.from_numpy(entry["labels"].astype(np.int64)),
         }
 
+    def entry(self, i: int) -> Entry:
+        """The packed arrays of shape `i`."""
+        return _slice(self.packed, self.places[i])
+
     def subset(self, indices: Sequence[int]) -> "Prepared":
-        """The shapes of `indices` alone, in that order (copied)."""
-        entries = [_slice(self.packed, i) for i in indices]
+        """The shapes of `indices` alone, in that order; their points stay where they are."""
         names, records = [self.names[i] for i in indices], [self.records[i] for i in indices]
-        return Prepared(_concatenate(entries), names, records, self.failures, self.left)
+        return Prepared(self.packed, names, records, self.failures, self.left, [self.places[i] for i in indices])
 
     def statistics(self) -> dict[str, Any]:
         """JSON values: how many shapes were done, cached and failed (with reasons), how many components they have at
@@ -103,7 +107,8 @@ class Prepared(Sequence[dict[str, Any]]):
             old.unlink()
         paths: list[Path] = []
         todo = list(range(len(self)))
-        size = max(1, round(max_bytes / (9 * max(1.0, len(self.packed.points) / max(1, len(self))))))
+        each = len(self.packed.points) / max(1, len(self.packed.offsets) - 1)
+        size = max(1, round(max_bytes / (9 * max(1.0, each))))
         while todo or not paths:
             path = folder / f"shapes-{len(paths):04d}.npz"
             while True:
@@ -116,7 +121,7 @@ class Prepared(Sequence[dict[str, Any]]):
         return paths
 
     def _write(self, path: Path, indices: list[int], first: bool) -> None:
-        entries = [_slice(self.packed, i) for i in indices]
+        entries = [self.entry(i) for i in indices]
         about = {
             "names": [self.names[i] for i in indices],
             "records": [self.records[i] for i in indices],
@@ -161,7 +166,7 @@ def restore(folder: str | Path, cache: str | Path) -> int:
     Both machines need the same options and engine versions, which are part of the key."""
     carried, store = load(folder), Cache(cache)
     for i, record in enumerate(carried.records):
-        entry = _slice(carried.packed, i)
+        entry = carried.entry(i)
         meta = {k: record[k] for k in ("engine", "reasons", "seconds", "components", "thresholds")}
         store.write(record["key"], entry["points"], entry["normals"] / 127, entry["labels"], meta)
     return len(carried)
