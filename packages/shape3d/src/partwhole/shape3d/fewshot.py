@@ -33,7 +33,7 @@ ARMS: dict[str, str] = {
     "random": "frozen random network, linear layer trained",
     "scratch": "random network, all of it trained",
     "linear": "pre-trained, frozen, linear layer trained",
-    "finetune": "pre-trained, all of it trained",
+    "finetune": "pre-trained, linear layer trained, then all of it",
     "joint": "random network, labelled and unlabelled shapes together",
 }
 
@@ -61,7 +61,9 @@ class FewShot:
     batch: int = 8
     """Labelled shapes per step."""
     lr: float = 2e-3
-    """Learning rate of fine-tuning, the same from scratch."""
+    """Learning rate from scratch and of joint training."""
+    finetune_lr: float = 5e-4
+    """Learning rate of fine-tuning, which starts from the trained linear layer."""
     weight_decay: float = 1e-4
     """Weight decay of fine-tuning, the same from scratch."""
     penalty: float = 1e-3
@@ -171,11 +173,16 @@ def few_shot(
                 settled(start, labelled, augment)
             for k, chosen in one.support.items():
                 support = _Subset(labelled, chosen)
-                if arm in ("random", "linear"):
-                    method = linear_probe(start, support, labelled.part_mask, augment, options)
+                if arm in ("scratch", "joint"):
+                    torch.manual_seed(options.seed + d)
+                    method = SegmentParts(copied(start), labelled.part_mask)
+                    method = train(
+                        method, support, augment, options, lr=options.lr, joint=joint if arm == "joint" else None
+                    )
                 else:
-                    self_supervised = joint if arm == "joint" else None
-                    method = train(start, support, labelled.part_mask, augment, options, self_supervised)
+                    method = linear_probe(start, support, labelled.part_mask, augment, options)
+                    if arm == "finetune":
+                        method = train(method, support, augment, options, lr=options.finetune_lr)
                 known = {labelled.category[i] for i in chosen}
                 test = [i for i in one.test if labelled.category[i] in known]
                 predictions = dict(zip(test, predict(method, _Subset(labelled, test), augment), strict=True))
@@ -188,16 +195,15 @@ def few_shot(
 
 
 def train(
-    encoder: Encoder,
+    segment: SegmentParts,
     shapes: Sequence[dict[str, Tensor]],
-    part_mask: Tensor,
     augment: Augment,
     options: FewShot,
+    *,
+    lr: float,
     joint: Callable[[Encoder], tuple[Method, Stream]] | None = None,
 ) -> SegmentParts:
-    """A copy of ``encoder`` and a new head, trained on labelled ``shapes`` with the one loop of core."""
-    torch.manual_seed(options.seed)
-    segment = SegmentParts(copied(encoder), part_mask)
+    """``segment``, all of it trained on labelled ``shapes`` with the one loop of core."""
     stream = Stream(shapes, augment, batch=options.batch, seed=options.seed)
     method: Method = segment
     steps = options.steps
@@ -208,9 +214,14 @@ def train(
         )
         stream, steps = together(labelled=stream, unlabelled=unlabelled), options.joint_steps
     loop = Fit(
-        steps=steps, lr=options.lr, weight_decay=options.weight_decay, seed=options.seed, device=str(_device(encoder)),
-        log_every=steps + 1, evaluate_every=steps + 1,
-    )  # fmt: skip
+        steps=steps,
+        lr=lr,
+        weight_decay=options.weight_decay,
+        seed=options.seed,
+        device=str(_device(segment)),
+        log_every=steps,
+        evaluate_every=steps,
+    )
     fit(Run(method=method, stream=stream), loop, watch=Quiet())
     return segment
 
