@@ -1,9 +1,12 @@
 """Where shapes come from: the labelled ones stay out of pre-training unless they are asked for."""
 
+import shutil
+
 import pytest
+import trimesh
 
 from partwhole.core.watch import Quiet
-from partwhole.shape3d import generator
+from partwhole.shape3d import generator, twins
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.sources import Source
 
@@ -34,6 +37,35 @@ def test_labelled_shapes_stay_out_of_pre_training(place):
     assert len(prepared) == 2
     assert all("other" in name for name in prepared.names)
     assert any(text.startswith("4 shapes of the labelled set are left out") for text in heard.said)
+
+
+def test_a_labelled_shape_stays_out_under_another_name_and_in_another_format(place, tmp_path):
+    labelled = place / "all" / "labelled"
+    made = sorted(labelled.rglob("*.off"))
+    turned = trimesh.load_mesh(made[0])
+    turned.apply_transform(2 * trimesh.transformations.rotation_matrix(0.7, [1, 2, 3]))
+    turned.export(tmp_path / "pool-turned.obj")
+    for source, name in ((made[1], "other.off"), (sorted((place / "all" / "other").rglob("*.off"))[0], "new.off")):
+        shutil.copy(source, tmp_path / name)
+    prepared = Source(cache=tmp_path / "cache", workers=1).unlabelled(
+        [tmp_path], OPTIONS, labelled=labelled, watch=Quiet()
+    )
+    assert [name.rpartition("/")[2] for name in prepared.names] == ["new.off"]
+
+
+def test_a_labelled_shape_stays_out_by_its_catalogue_number(tmp_path):
+    number = "1a04e3eab45ca15dd86060f189eb133"
+    known = [f"/set/02691156/{number}.txt", "/set/02691156/12.txt"]
+    paths = [f"/core/02691156/{number}/models/model_normalized.obj", "/core/02691156/12/model.obj", "/core/12.obj"]
+    assert twins.twins(paths, known, tmp_path) == [0]
+
+
+def test_boxes_of_other_proportions_are_no_twins(tmp_path):
+    for name, size in (("cube", (1, 1, 1)), ("plank", (1, 2, 9)), ("small", (0.5, 0.5, 0.5))):
+        trimesh.creation.box(size).export(tmp_path / f"{name}.off")
+    paths = [str(tmp_path / f"{name}.off") for name in ("plank", "small")]
+    assert twins.twins(paths, [str(tmp_path / "cube.off")], tmp_path / "cache") == [1]
+    assert twins.twins(paths, [str(tmp_path / "cube.off")], tmp_path / "cache") == [1]
 
 
 def test_labelled_shapes_are_kept_when_asked_for(place):

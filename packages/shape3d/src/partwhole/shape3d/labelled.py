@@ -23,7 +23,7 @@ from partwhole.shape3d import files, layouts
 from partwhole.shape3d.files import BadShape
 from partwhole.shape3d.layouts import Found, Problem, Record
 
-VERSION = 1  # of the files in the cache folder: raise it when the samples of unchanged files change
+VERSION = 2  # of the files in the cache folder: raise it when the samples of unchanged files change
 ARRAYS = ("points", "normals", "part", "starts")
 
 
@@ -107,6 +107,7 @@ def read_labelled(
     path = Path(source)
     if not path.is_dir():
         raise BadShape(path, "no such folder" if not path.exists() else "a file", "give the folder of a labelled set")
+    path = path.absolute()  # what is kept must hold wherever it is read from
     layout, listed = _layout(path)
     key = _key(layout, path, listed, points if layout == "lpsb" else 0, seed)
     if cache is not None:

@@ -26,7 +26,7 @@ class Source:
     generate_labelled: int = 20
     """Labelled shapes to generate per category where no path is given."""
     retain_labelled: bool = False
-    """Also pre-train on the shapes of the labelled set, without their labels, where they lie below the data paths."""
+    """Also pre-train on the shapes of the labelled set, without their labels, where they are among the data."""
     limit: int | None = None
     """Use only so many of the unlabelled shapes, chosen at random."""
     workers: int | None = None
@@ -51,9 +51,11 @@ class Source:
     ) -> Prepared:
         """The shapes below ``paths`` with their components; decomposed by the first process, read by the others.
 
-        Those that belong to the set ``labelled`` are left out, unless ``retain_labelled``.
+        Those that belong to the set ``labelled`` are left out, unless ``retain_labelled``, copies under other names and
+        in other formats too.
         """
         from partwhole.shape3d.decompose.prepare import prepare
+        from partwhole.shape3d.twins import twins
 
         def get() -> Prepared:
             return prepare(
@@ -63,8 +65,10 @@ class Source:
 
         prepared = distributed.first(get)
         if labelled is not None and paths and not self.retain_labelled:
-            known = {str(Path(path).resolve()) for path in self.labelled(labelled).paths if path}
-            mine = [i for i, one in enumerate(prepared.records) if str(Path(one["path"]).resolve()) not in known]
+            known = [path for path in self.labelled(labelled).paths if path]
+            files = [one["path"] for one in prepared.records]
+            same = set(distributed.first(lambda: twins(files, known, self.cache)))
+            mine = [i for i in range(len(prepared)) if i not in same]
             if len(mine) < len(prepared):
                 if watch is not None:
                     out = len(prepared) - len(mine)
