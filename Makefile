@@ -10,10 +10,10 @@ demo: $(INSTALLED)
 	$(RUN) tools/run.py --modality shape3d --task acd --folder runs/demo
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal --durations 15
 
 fast: $(INSTALLED)
-	$(RUN) -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 check: $(INSTALLED)
 	$(RUN) -m ruff check .
