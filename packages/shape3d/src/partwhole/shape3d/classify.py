@@ -45,19 +45,25 @@ def svm_accuracy(
     from sklearn.svm import LinearSVC
 
     category = np.array(labelled.category)
-    pretrained = descriptors(encoder, labelled, augment).numpy()
+    splits = []
+    for one in draws:
+        train = one.support[max(one.support)]
+        splits.append((train, [i for i in one.test if category[i] in category[train]]))
+    used = sorted({i for split in splits for half in split for i in half})  # few of a large set
+    row = {i: r for r, i in enumerate(used)}
+    shapes = [labelled[i] for i in used]
+    pretrained = descriptors(encoder, shapes, augment).numpy()
     results: dict[str, list[float]] = {"random": [], "pretrained": []}
-    for d, one in enumerate(draws):
-        k = max(one.support)
-        train = one.support[k]
-        test = [i for i in one.test if category[i] in category[train]]
-        unlike = descriptors(settled(fresh(encoder, seed=seed + d), labelled, augment), labelled, augment).numpy()
-        for kind, x in (("random", unlike), ("pretrained", pretrained)):
-            machine: Any = LinearSVC(C=100.0, random_state=0, dual="auto", max_iter=5000)
-            if k >= 3:
+    for d, (train, test) in enumerate(splits):
+        mine, here = [row[i] for i in train + test], len(train)
+        unlike = settled(fresh(encoder, seed=seed + d), labelled, augment)
+        random = descriptors(unlike, [shapes[r] for r in mine], augment).numpy()
+        for kind, x in (("random", random), ("pretrained", pretrained[mine])):
+            machine: Any = LinearSVC(C=100.0, dual=False)  # the dual problem does not converge at a large C
+            if len(train) >= 3 * len(set(category[train])):  # as many of each
                 machine = GridSearchCV(machine, {"C": [1.0, 10.0, 100.0, 500.0]}, cv=3)
-            machine.fit(x[train], category[train])
-            results[kind].append(float((machine.predict(x[test]) == category[test]).mean()))
+            machine.fit(x[:here], category[train])
+            results[kind].append(float((machine.predict(x[here:]) == category[test]).mean()))
     return results
 
 
