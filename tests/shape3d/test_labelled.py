@@ -373,6 +373,15 @@ def test_the_second_reading_comes_from_the_cache_and_is_the_same(tmp_path, monke
     assert len(plain.problems) > 0
 
 
+def test_what_is_kept_says_where_the_files_are_wherever_it_is_read_from(tmp_path, monkeypatch):
+    simple(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    read_labelled("set", cache=tmp_path / "cache")
+    monkeypatch.chdir(tmp_path / "set")
+    kept = read_labelled(tmp_path / "set", cache=tmp_path / "cache")
+    assert all(path is not None and Path(path).is_file() for path in kept.paths)
+
+
 def test_a_changed_file_or_another_count_is_read_again(tmp_path):
     (path, *_) = generator.write(tmp_path / "set", 4, categories=["mug"])
     cache = tmp_path / "cache"
