@@ -1,0 +1,50 @@
+"""The table of several runs: seeds together, spreads of the right things."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from statistics import stdev
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.fixture
+def compare(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    spec = importlib.util.spec_from_file_location("compare_tool", TOOLS / "compare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("recipes", None)
+
+
+def write(folder: Path, seed: int, loss: str, values: list[float]) -> Path:
+    folder.mkdir()
+    identity = {"task": "acd", "loss": loss, "fit": {"seed": seed, "steps": 3}}
+    (folder / "run.json").write_text(json.dumps({"task": "acd", "recipe_name": None, "identity": identity}))
+    arms = {"scratch": {"1": {"category_iou": [0.5, 0.6]}}, "linear": {"1": {"category_iou": values}}}
+    (folder / "evaluation.json").write_text(json.dumps({"few_shot": {"arms": arms}}))
+    return folder
+
+
+def test_seeds_are_one_row_and_both_spreads_are_told(compare, tmp_path, capsys):
+    folders = [write(tmp_path / str(s), s, "prototype", [0.6 + s / 10, 0.8 + s / 10]) for s in (0, 1)]
+    folders.append(write(tmp_path / "pair", 0, "pair", [0.4, 0.4]))
+    compare.main([str(f) for f in folders])
+    lines = capsys.readouterr().out.splitlines()
+    draws, seeds = stdev([0.65, 0.85]), stdev([0.7, 0.8])
+    assert f"| acd-prototype | 2 | linear | 0.750 ± {draws:.3f} ({seeds:.3f}) |" in lines
+    assert f"| acd-prototype | 1 | scratch | 0.550 ± {stdev([0.5, 0.6]):.3f} |" in lines
+    assert "| acd-pair | 1 | linear | 0.400 ± 0.000 |" in lines
+
+
+def test_an_unfinished_run_is_named(compare, tmp_path):
+    import recipes
+
+    with pytest.raises(recipes.Usage, match=r"has no run\.json"):
+        compare.main([str(tmp_path)])
