@@ -64,6 +64,24 @@ def test_every_network_goes_the_whole_way(network, cache, tmp_path):
     assert list((tmp_path / "ply").glob("*.ply"))
 
 
+def test_an_evaluation_runs_where_the_training_ran(cache, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("partwhole.core.distributed.setup", lambda device: torch.device("meta"))
+    monkeypatch.setattr(
+        "partwhole.shape3d.finish.finish",
+        lambda recipe, encoder, folder, say: seen.append(next(encoder.parameters()).device.type),
+    )
+    recipe = tiny(TASKS["acd"](), cache)
+    recipe.finish(recipe.encoder(), tmp_path)
+    assert seen == ["meta"]
+
+
+def test_an_evaluation_of_the_masked_autoencoder_can_be_repeated(cache):
+    recipe = tiny(TASKS["mae"](), cache)
+    encoder, x = recipe.encoder(), torch.rand(1, POINTS, 3)
+    torch.testing.assert_close(recipe.per_point(encoder).eval()(x), recipe.per_point(encoder).eval()(x))
+
+
 @pytest.mark.slow
 def test_the_masked_autoencoder_is_evaluated_point_by_point(cache, tmp_path):
     recipe = tiny(TASKS["mae"](), cache)

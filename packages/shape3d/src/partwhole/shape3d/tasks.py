@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from partwhole.core import distributed
 from partwhole.core.data import Stream, hide
 from partwhole.core.encoder import Encoder, TransformerEncoder
 from partwhole.core.fit import Fit, Run
@@ -123,7 +124,7 @@ class ShapeRecipe(ABC):
     ) -> Mapping[str, Any]:
         from partwhole.shape3d.finish import finish
 
-        return finish(self, self.per_point(encoder), folder, say)
+        return finish(self, self.per_point(encoder).to(distributed.setup(self.fit.device)), folder, say)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +214,7 @@ class MAE(ShapeRecipe):
         from partwhole.shape3d.transformer import PerPoint
 
         assert isinstance(encoder, TransformerEncoder)
+        torch.manual_seed(self.fit.seed)  # of what is added: an evaluation can be repeated
         return PerPoint(encoder).to(next(encoder.parameters()).device)
 
     def view(self) -> View:
