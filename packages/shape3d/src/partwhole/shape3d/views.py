@@ -68,7 +68,9 @@ def choose(size: int, count: int, *, dropout: float = 0.0) -> Tensor:
 
 @dataclass(frozen=True)
 class Augment:
-    """A random view of a sample: {"x": (N, 3 or, with normals, 6), "valid": (N,) bool, and what the points have}.
+    """A random view of a sample: {"x": (N, 3 or, with normals, 6), and what the points have}.
+
+    All N points are real, so there is no mask: one that is true everywhere costs a network half its speed.
 
     points: how many; drawn without repetition from the sample's, or with it where there are fewer.
     rotate: "axis" turns about ``up``, "so3" about any axis, "none" not at all.
@@ -118,7 +120,7 @@ class Augment:
         if self.jitter:
             points = points + self.jitter * torch.randn_like(points).clamp(-3, 3)
         x = points if normals is None else torch.cat([points, normals], -1)
-        return {"x": x, "valid": torch.ones(len(x), dtype=torch.bool), **known}
+        return {"x": x, **known}
 
 
 def plain(sample: Sample, *, normals: bool = False) -> Sample:
