@@ -246,6 +246,15 @@ def test_packed_arrays_that_are_damaged_are_made_again_and_old_ones_are_removed(
     assert folder.is_dir()
 
 
+def test_a_disk_that_damages_what_is_made_again_is_told(tmp_path: Path, shapes: Path, monkeypatch: Any) -> None:
+    def lose(self: Cache, key: str) -> Any:
+        raise Damaged(f"{self.path(key)} is not whole")
+
+    monkeypatch.setattr(Cache, "read", lose)
+    with pytest.raises(CacheError, match="entries cannot be read although they have just been made again"):
+        quickly(shapes, tmp_path / "cache")
+
+
 def test_an_entry_damaged_without_a_change_of_size_is_told_and_made_again(tmp_path: Path, shapes: Path) -> None:
     first = quickly(shapes, tmp_path / "cache")
     entry = Cache(tmp_path / "cache").path(first.records[1]["key"])

@@ -109,8 +109,8 @@ class PointNet2(Encoder):
 
     Shapes are expected centred, the farthest point at radius 1: the radii are 0.1 to 0.8. ``width`` scales all
     channel counts, ``neighbours`` the numbers of neighbours, ``samples`` are the centres of the two abstractions.
-    ``norm="batch"`` takes the statistics of real
-    points only, over all processes; ``"layer"`` has none. ``sampling="random"`` takes random centres while training.
+    ``norm="batch"`` takes the statistics of real points only, over all processes; ``"layer"`` has none.
+    ``sampling="random"`` takes random centres while training.
     Differences from the authors' code: no category input; a ball that holds more points than its places keeps the
     nearest ones.
     """

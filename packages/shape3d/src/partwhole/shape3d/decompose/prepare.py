@@ -14,7 +14,7 @@ from typing import Any
 
 from partwhole.shape3d import files
 from partwhole.shape3d.decompose import packed, pool
-from partwhole.shape3d.decompose.cache import Cache, digest
+from partwhole.shape3d.decompose.cache import Cache, CacheError, digest
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.decompose.packed import Prepared
 from partwhole.shape3d.decompose.worker import Job
@@ -72,6 +72,7 @@ def prepare(
                 records[path] = {**record, "cached": True}
             elif path not in records or records[path].get("key") in damaged:
                 job["anew"] = record is not None and record.get("key") in damaged
+                records.pop(path, None)
                 jobs[job["path"]] = path
                 todo.append(job)
         _run(todo, jobs, records, store, workers or os.cpu_count() or 1, backend, address, seconds, len(found), watch)
@@ -86,6 +87,9 @@ def prepare(
     failures = [(str(p), _why(records[p])) for p in found if records.get(p, {}).get("status") == "failed"]
     left = [str(path) for path in found if path not in records]
     if arrays is None:
+        if damaged:
+            what = f"{len(damaged)} entries cannot be read although they have just been made again"
+            raise CacheError(store.folder, what, "check the disk, or name another folder")
         if not failures:
             raise TimeoutError(f"none of {len(left)} shapes was finished in {seconds:g} s: allow more and call again")
         some = "; ".join(f"{Path(path).name}: {why}" for path, why in failures[:3])
