@@ -64,6 +64,12 @@ def test_every_network_goes_the_whole_way(network, cache, tmp_path):
     assert list((tmp_path / "ply").glob("*.ply"))
 
 
+def test_a_k_beyond_the_labelled_shapes_does_not_stop_the_training(cache):
+    recipe = tiny(TASKS["acd"](), cache)
+    recipe = replace(recipe, few_shot=replace(recipe.few_shot, shots=(1, 5, 10)))  # of 3 labelled shapes a category
+    assert set(recipe.probe(recipe.build(watch=Quiet()).method)) == {"linear_iou_at_1"}
+
+
 def test_an_evaluation_runs_where_the_training_ran(cache, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("partwhole.core.distributed.setup", lambda device: torch.device("meta"))

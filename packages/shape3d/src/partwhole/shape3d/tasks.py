@@ -111,12 +111,14 @@ class ShapeRecipe(ABC):
         return self.method(encoder), self.stream(self.prepare(Quiet()))
 
     def probe(self, method: Method) -> Mapping[str, float]:
-        """While training: part IoU of a linear layer at the middle k, one draw."""
-        from partwhole.shape3d.fewshot import few_shot
+        """While training: part IoU of a linear layer at the middle k of those that can be measured, one draw."""
+        from partwhole.shape3d.fewshot import draw, few_shot
 
-        k = sorted(self.few_shot.shots)[len(self.few_shot.shots) // 2]
+        labelled = self.evaluation()
+        shots = sorted(draw(labelled, self.few_shot, 0).support or self.few_shot.shots)
+        k = shots[len(shots) // 2]
         options = replace(self.few_shot, shots=(k,), draws=1, arms=("linear",))
-        result = few_shot(self.per_point(method.encoder), self.evaluation(), self.augment, options)
+        result = few_shot(self.per_point(method.encoder), labelled, self.augment, options)
         return {f"linear_iou_at_{k}": result["arms"]["linear"][str(k)]["category_iou"][0]}
 
     def finish(
