@@ -1,5 +1,6 @@
 """The command line: help at every level, nearest names, a run's folder, and going on, with a small made-up modality."""
 
+import errno
 import importlib
 import json
 import os
@@ -15,6 +16,8 @@ TOOLS = Path(__file__).parent.parent / "tools"
 TASKS = '''
 """Toys to try the tools on."""
 
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -92,6 +95,8 @@ class Shrink:
 
     def finish(self, encoder: Encoder, folder: Path, say=print):
         say("evaluating")
+        if self.batch in (15, 16):
+            os.kill(os.getpid(), signal.SIGTERM if self.batch == 15 else signal.SIGINT)
         size = sum(p.double().sum().item() for p in encoder.parameters())
         return {"table": [["arm", "size"], ["x", size], ["shots", self.shots]], "report": folder / "report.html"}
 
@@ -293,6 +298,46 @@ def test_evaluate_says_what_is_wrong_with_a_folder(toy, tools, capsys):
         path.write_text(text)
         assert tools("evaluate", "--folder", str(path.parent)) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_run_without_its_encoder_is_evaluated_after_its_command(toy, tools, capsys):
+    assert toy("--folder", "r") == 0
+    (Path("r") / "encoder.json").unlink()
+    assert tools("evaluate", "--folder", "r") == 2
+    said = capsys.readouterr().err
+    assert "stopped before its end, so there is no encoder to evaluate. Go on with it: python" in said
+    (Path("r") / "last.pt").unlink()
+    assert tools("evaluate", "--folder", "r") == 2
+    assert "has not begun to train" in capsys.readouterr().err
+
+
+def test_a_file_in_the_way_of_a_run_is_told(toy, capsys):
+    Path("r").write_text("in the way")
+    assert toy("--folder", "r") == 1
+    assert "A file is where a folder should be: move it or choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("batch", "code"), [("15", 143), ("16", 130)])
+def test_an_evaluation_that_is_stopped_says_that_the_training_is_whole(toy, capsys, batch, code):
+    assert toy("--folder", "r", "--batch", batch) == code
+    assert "stopped in the evaluation: the training is whole in r" in capsys.readouterr().out
+    assert (Path("r") / "encoder.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "some/file"), 2, "No space left on device: 'some/file'"),
+        (KeyboardInterrupt("SIGTERM"), 143, "stopped"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_what_the_machine_says_is_one_line_wherever_it_came_from(tools, capsys, error, code, words):
+    def work() -> int:
+        raise error
+
+    assert sys.modules["recipes"].guarded(work) == code
+    assert words in capsys.readouterr().err
 
 
 def test_prepare_runs_only_the_preparation(tools, capsys):

@@ -17,6 +17,8 @@ import progress
 import recipes
 import run
 
+from partwhole.core import checkpoint
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -36,12 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if not hasattr(recipe, "finish"):
         raise recipes.Usage(f"{type(recipe).__name__} has no evaluation of its own")
+    refuse_unfinished(options.folder)
     watch = progress.make()
     try:
         run.finish(recipe, options.folder, watch)
     finally:
         progress.close(watch)
     return 0
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Usage where the run has left no encoder yet, with the command that goes on with it."""
+    if not (folder / "encoder.json").exists():
+        begun = "stopped before its end" if (folder / checkpoint.LAST).exists() else "has not begun to train"
+        command = json.loads((folder / "run.json").read_text()).get("command", "its command")
+        raise recipes.Usage(
+            f"the run in {folder} {begun}, so there is no encoder to evaluate. Go on with it: {command}"
+        )
 
 
 def read(folder: Path) -> Any:

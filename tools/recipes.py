@@ -9,6 +9,7 @@ import ast
 import collections.abc
 import dataclasses
 import difflib
+import errno
 import importlib
 import importlib.util
 import inspect
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+
+PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the machine, not of the code
 
 
 class Usage(Exception):
@@ -255,7 +258,7 @@ def guarded(main: Callable[[], int]) -> int:
     """
     from partwhole.core.files import NotSaved
     from partwhole.core.fit import NonFinite
-    from partwhole.core.signals import Interrupted
+    from partwhole.core.signals import Interrupted, is_sigterm
 
     name = Path(sys.argv[0]).name
     try:
@@ -266,9 +269,9 @@ def guarded(main: Callable[[], int]) -> int:
     except Interrupted as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 128 + error.signal
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"{name}: stopped", file=sys.stderr)
-        return 130
+        return 143 if is_sigterm(error) else 130
     except (NonFinite, NotSaved) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
@@ -277,7 +280,8 @@ def guarded(main: Callable[[], int]) -> int:
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
         module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
-        if "--traceback" in sys.argv or not module.startswith("partwhole."):
+        place = isinstance(error, OSError) and error.errno in PLACE
+        if "--traceback" in sys.argv or not (place or module.startswith("partwhole.")):
             raise
         print(f"{name}: {error}\n(--traceback shows where this was noticed)", file=sys.stderr)
         return 2

@@ -26,7 +26,7 @@ import progress
 import recipes
 import torch
 
-from partwhole.core import checkpoint, distributed, files
+from partwhole.core import checkpoint, distributed, files, signals
 from partwhole.core.fit import fit
 
 
@@ -79,7 +79,12 @@ def finish(recipe: Any, folder: Path, watch: Any) -> None:
     if hasattr(recipe, "finish"):
         root = type(recipe).__module__.split(".")[0]
         encoder = checkpoint.load_encoder(folder, allow=(root,))  # the recipe's package runs already
-        result = recipes.call(recipe.finish, encoder, folder, say=watch.say, watch=watch) or {}
+        try:
+            with signals.terminates_like_ctrl_c():
+                result = recipes.call(recipe.finish, encoder, folder, say=watch.say, watch=watch) or {}
+        except (KeyboardInterrupt, signals.Interrupted) as error:
+            watch.say(f"stopped in the evaluation: the training is whole in {folder}; the same command evaluates again")
+            raise KeyboardInterrupt(*(("SIGTERM",) if signals.is_sigterm(error) else ())) from error
     progress.close(watch)
     if result.get("table"):
         print(aligned(result["table"]))

@@ -330,6 +330,14 @@ def test_a_signal_finishes_the_step_saves_and_restores_the_handlers(cases, tmp_p
     assert distance(whole.state_dict(), method.state_dict()) == 0
 
 
+def test_a_signal_in_the_last_step_stops_what_comes_after_the_training(cases, tmp_path):
+    method, stream = cases.make("rows")
+    with pytest.raises(Interrupted, match="saved after step 4"):
+        fit(Run(method=method, stream=signalled(stream, 3, signal.SIGINT)), Fit(steps=4), tmp_path, watch=Quiet())
+    method, stream = cases.make("rows")
+    fit(Run(method=method, stream=stream), Fit(steps=4), tmp_path, watch=Quiet())  # whole: nothing to train
+
+
 def test_a_second_ctrl_c_stops_at_once(cases):
     method, stream = cases.make("rows")
 

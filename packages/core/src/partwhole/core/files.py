@@ -48,7 +48,9 @@ def writing(path: Path) -> Iterator[None]:
             kept = f"The earlier {path} is intact. " if path.exists() else ""
         except OSError:
             kept = ""
+        do = "Free some space or correct the permissions, and run"
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            room, do = "", "A file is where a folder should be: move it or choose another folder, and run"
         raise NotSaved(
-            f"cannot write {path}: {error}{room}. {kept}Free some space or correct the permissions, and run the same "
-            "command again: it goes on from what was saved"
+            f"cannot write {path}: {error}{room}. {kept}{do} the same command again: it goes on from what was saved"
         ) from error

@@ -10,16 +10,16 @@ and its content security policy forbids every request, so that a later change ca
 import base64
 import json
 import math
-import os
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from partwhole.core import files
 from partwhole.core.charts import Series, bar_chart, line_chart
 
 __all__ = [
@@ -120,7 +120,7 @@ class Page:
 
     def html(self) -> str:
         """The whole document."""
-        style = files("partwhole.core").joinpath("report.css").read_text(encoding="utf-8")
+        style = resources.files("partwhole.core").joinpath("report.css").read_text(encoding="utf-8")
         links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in self.sections)
         return "\n".join(
             [
@@ -139,14 +139,9 @@ class Page:
     def write(self, path: Path | str) -> Path:
         """Write the document to ``path``, whole or not at all; its folder is made when it is missing."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{os.getpid()}.new")
-        try:
-            # A file name that is not UTF-8 reaches Python as lone surrogates, which no encoding takes: "?" stands in.
-            new.write_bytes(self.html().encode("utf-8", "replace"))
-            os.replace(new, path)
-        finally:
-            new.unlink(missing_ok=True)
+        # A file name that is not UTF-8 reaches Python as lone surrogates, which no encoding takes: "?" stands in.
+        page = self.html().encode("utf-8", "replace")
+        files.write(path, lambda file: file.write(page))
         return path
 
 

@@ -1,8 +1,10 @@
 """Ctrl-C and SIGTERM ask a training to end after the step it is in."""
 
+import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,3 +45,25 @@ class Signals:
         self.received = number
         if number == signal.SIGINT:
             signal.signal(number, self.before[number])
+
+
+@contextlib.contextmanager
+def terminates_like_ctrl_c() -> Iterator[None]:
+    """Within: SIGTERM raises KeyboardInterrupt("SIGTERM"), so that what is open is closed; only the main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def is_sigterm(error: BaseException) -> bool:
+    """Whether SIGTERM, rather than Ctrl-C, stopped the work."""
+    return error.args == ("SIGTERM",) or getattr(error, "signal", None) == signal.SIGTERM

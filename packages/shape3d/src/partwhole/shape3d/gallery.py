@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from partwhole.core import files
 from partwhole.core.report import Page, decimal, picture_html
 from partwhole.shape3d import render
 from partwhole.shape3d.render import write_ply
@@ -150,8 +151,8 @@ def write_plys(shapes: Sequence[Shown], folder: Path) -> None:
 def _card(shape: Shown, path: Path) -> str:
     """The pictures of a shape side by side, with name, score and the names of the colours; also written to ``path``."""
     made = render.pictures(np.asarray(shape.points), dict(shape.layers), normals=shape.normals, size=200)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(render.png(render.sheet([list(made.values())])))
+    sheet = render.png(render.sheet([list(made.values())]))
+    files.write(path, lambda file: file.write(sheet))
     body = "".join(picture_html(render.png(picture), layer) for layer, picture in made.items())
     score = f'<span class="score">{decimal(float(shape.score), 3)}</span>' if shape.score is not None else ""
     named = "".join(

@@ -4,11 +4,12 @@ Letters: P points, S side of the picture in pixels. Orthographic, y is up. ``vie
 """
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from partwhole.core import files
 
 # Twelve colours for parts and components, in an order in which neighbours differ in lightness as well as hue, so that
 # they are told apart by colour-blind readers and on a dark or a light ground.
@@ -217,11 +218,6 @@ def write_ply(path: Path | str, points: np.ndarray, colour: np.ndarray, *, label
     names = {"<f4": "float", "u1": "uchar", "<i4": "int"}
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
     header += [f"property {names[kind]} {name}" for name, kind in kinds] + ["end_header", ""]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        new.write_bytes("\n".join(header).encode() + rows.tobytes())
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+    content = "\n".join(header).encode() + rows.tobytes()
+    files.write(path, lambda file: file.write(content))
     return path
