@@ -65,7 +65,7 @@ BAD: dict[str, tuple[str, str | bytes | Callable[[Path], None], str]] = {
     "text named ply": ("a.ply", "Dear diary,\nfine weather today.\n", "a.ply"),
     "text named glb": ("a.glb", "Dear diary,\nfine weather today.\n", "a.glb"),
     "text named npy": ("a.npy", "Dear diary,\nfine weather today.\n", "a.npy"),
-    "text named xyz": ("a.xyz", "Dear old diary,\nfine weather today.\n", "a.xyz"),
+    "text named xyz": ("a.xyz", "Dear old diary,\nfine weather today.\n", "not a number"),
     "truncated off": ("a.off", cut(".off"), "cut off"),
     "truncated obj": ("a.obj", cut(".obj", 0.2), "a.obj"),
     "obj cut in a face": ("a.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 2", "cut off"),
@@ -76,7 +76,7 @@ BAD: dict[str, tuple[str, str | bytes | Callable[[Path], None], str]] = {
     "two columns": ("a.txt", "0 0\n1 1\n", "lines of 2 values"),
     "three points": ("a.xyz", "0 0 0\n1 1 1\n0 1 0\n", "fewer than 4"),
     "one place": ("a.xyz", "0 0 0\n" * 10, "fewer than 4"),
-    "pickled": ("a.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True), "a.npy"),
+    "pickled": ("a.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True), "never loaded"),
     "no known key": ("a.npz", lambda path: np.savez(path, stuff=np.zeros((5, 3))), "stuff.*points, xyz"),
     "normals do not match": (
         "a.npz",

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -253,6 +254,37 @@ def test_a_disk_that_damages_what_is_made_again_is_told(tmp_path: Path, shapes: 
     monkeypatch.setattr(Cache, "read", lose)
     with pytest.raises(CacheError, match="entries cannot be read although they have just been made again"):
         quickly(shapes, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_whole_cache_that_can_only_be_read_is_used(
+    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, number: int
+) -> None:
+    first = quickly(shapes, tmp_path / "cache")
+    if not packed:
+        shutil.rmtree(tmp_path / "cache" / "packed")
+
+    def no(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("utime", "rename", "mkdir"):
+        monkeypatch.setattr(os, name, no)
+    watch = Quiet()
+    again = quickly(shapes, tmp_path / "cache", watch)
+    assert all(torch.equal(a["points"], b["points"]) for a, b in zip(first, again, strict=True))
+    assert any("held in memory" in text for text in watch.said) == (not packed)
+    assert (tmp_path / "cache" / "packed").exists() == packed
+
+
+def test_a_cache_among_the_shapes_is_not_taken_for_shapes(shapes: Path) -> None:
+    first = quickly(shapes, shapes / "cache")
+    (shapes / "cache" / "points.npy").write_bytes((shapes / "0.off").read_bytes())
+    assert quickly(shapes, shapes / "cache").names == first.names
+    for path in shapes.glob("*.off"):
+        path.unlink()
+    with pytest.raises(files.BadShape, match="no shape but those of the cache"):
+        quickly(shapes, shapes / "cache")
 
 
 def test_an_entry_damaged_without_a_change_of_size_is_told_and_made_again(tmp_path: Path, shapes: Path) -> None:

@@ -124,9 +124,17 @@ def read(path: str | Path) -> Geometry:
     except MemoryError as error:
         raise BadShape(path, "more than fits into memory", "simplify it first") from error
     except Exception as error:  # whatever a parser throws at a broken file is a report about that file
-        found = f"not a readable {suffix} file ({type(error).__name__}: {str(error)[:120]})"
-        raise BadShape(path, found, "export or download it again") from error
+        raise BadShape(
+            path, f"not a readable {suffix} file ({plainly(error)})", "export or download it again"
+        ) from error
     return check(geometry, path)
+
+
+def plainly(error: Exception, most: int = 120) -> str:
+    """What a parser said about a broken file, without advice to unpickle it."""
+    if "pickle" in str(error) or "Object arrays" in str(error):
+        return "no array of numbers, or Python objects, which are never loaded"
+    return f"{type(error).__name__}: {str(error)[:most]}"
 
 
 def check(geometry: Geometry, path: str | Path = "shape") -> Geometry:
@@ -197,7 +205,7 @@ def _numbers(lines: list[bytes]) -> np.ndarray:
         warnings.simplefilter("error", DeprecationWarning)  # how numpy says that it met something else
         try:
             return np.fromstring(b" ".join(lines).decode(), sep=" ")
-        except DeprecationWarning as error:
+        except (DeprecationWarning, ValueError) as error:  # a warning or an error, as the version of numpy has it
             raise ValueError("something that is not a number") from error
 
 

@@ -242,7 +242,7 @@ def simple(root: Path, paths: list[Path]) -> Found:
         except BadShape as error:
             yield Problem(error.path, f"skipped: {error.found}; {error.do}")
         except Exception as error:  # whatever the parser throws at a broken file is a report about that file
-            yield Problem(str(path), f"skipped: not a readable .npz ({type(error).__name__}: {str(error)[:80]})")
+            yield Problem(str(path), f"skipped: not a readable .npz ({files.plainly(error, 80)}); write it again")
 
 
 def _simple_record(path: Path, root: Path, arrays: dict[str, np.ndarray], named: dict[str, list[str]]) -> Record:

@@ -1,5 +1,6 @@
 """Which shapes of one set are also in another, under another name or in another format?"""
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partwhole.core.files import write
+from partwhole.core.files import NotSaved, write
 from partwhole.shape3d import files
 
 VERSION = 1  # of what is kept: raise it when `form` changes
@@ -76,5 +77,6 @@ def _forms(paths: Iterable[str], cache: Path) -> dict[str, Form | None]:
         found[path] = kept[path][1]
     if new:
         text = json.dumps({"version": VERSION, "forms": kept}).encode()
-        write(place, lambda file: file.write(text))
+        with contextlib.suppress(NotSaved):  # a cache that can only be read: they are found out again next time
+            write(place, lambda file: file.write(text))
     return found

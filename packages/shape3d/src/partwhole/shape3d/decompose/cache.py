@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from partwhole.shape3d.files import Geometry
+from partwhole.shape3d.files import Geometry, plainly
 
 Entry = dict[str, Any]
 ARRAYS = ("points", "normals", "labels", "meta")
@@ -102,7 +102,7 @@ class Cache:
         except PermissionError as error:
             raise CacheError(self.path(key), "no permission to read it", "give yourself read access") from error
         except Exception as error:  # zipfile, numpy and json each have their own way to say that bytes are missing
-            raise Damaged(f"{self.path(key)} is not whole ({type(error).__name__}: {error})") from error
+            raise Damaged(f"{self.path(key)} is not whole ({plainly(error)})") from error
         count = len(entry["points"])
         if (
             entry["meta"].get("key") != key

@@ -3,6 +3,7 @@
 Axis letters: P points of one shape, N points of all shapes.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from partwhole.shape3d.decompose.cache import ARRAYS, Cache, Damaged, Entry
+from partwhole.shape3d.decompose.cache import ARRAYS, Cache, CacheError, Damaged, Entry
 
 FILES = ("points", "normals", "labels", "offsets")
 KEPT = 8  # sets of packed arrays in one cache; they can be made again from the entries
@@ -177,10 +178,12 @@ def pack_entries(
 ) -> Packed | None:
     """The packed arrays of `keys`, memory-mapped from `<cache>/packed/<name>`, made if they are not there.
 
-    None if an entry turned out to be damaged: `damaged(key)` has been called for each."""
+    None if an entry turned out to be damaged: `damaged(key)` has been called for each. Where the cache has no space or
+    may only be read, the arrays stay in memory."""
     folder = cache.folder / "packed" / name
     try:
-        os.utime(folder)
+        with contextlib.suppress(OSError):  # the time of use is not ours to write in somebody else's cache
+            os.utime(folder)
         return _mapped(folder)
     except (OSError, ValueError):  # not there, or not whole
         shutil.rmtree(folder, ignore_errors=True)
@@ -194,6 +197,16 @@ def pack_entries(
     if len(entries) < len(keys):
         return None
     packed = _concatenate(entries)
+    try:
+        _keep(packed, cache, folder)
+    except CacheError as error:
+        said(f"{error.folder}: {error.found}: the {len(keys)} shapes are held in memory this time")
+        return packed
+    return _mapped(folder)
+
+
+def _keep(packed: Packed, cache: Cache, folder: Path) -> None:
+    """Writes the arrays to `folder`, whole or not at all, and removes what was not used for longest."""
     with cache.errors():
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
@@ -209,7 +222,6 @@ def pack_entries(
         older = sorted((f for f in folder.parent.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
         for old in older[:-KEPT]:  # whoever has mapped its files keeps them
             shutil.rmtree(old, ignore_errors=True)
-    return _mapped(folder)
 
 
 def _mapped(folder: Path) -> Packed:

@@ -4,14 +4,13 @@ on."""
 import contextlib
 import hashlib
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from partwhole.core.signals import terminates_like_ctrl_c
 from partwhole.shape3d import files
 from partwhole.shape3d.decompose import packed, pool
 from partwhole.shape3d.decompose.cache import Cache, CacheError, digest
@@ -50,7 +49,7 @@ def prepare(
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     watch = _lines() if watch is None else watch
     store = Cache(cache)
-    found = files.find(paths)
+    found = _outside(files.find(paths), paths, store)
     names = dict(zip(found, files.names(found, paths), strict=True))
     settings = digest(options.settings())
     known, others = _known(store, settings)
@@ -115,6 +114,17 @@ def summary(prepared: Prepared, cache: Cache) -> str:
     if len(prepared.failures) > 10:
         lines.append(f"  and {len(prepared.failures) - 10} more: see the list")
     return "\n".join(lines)
+
+
+def _outside(found: list[Path], paths: list[Any], cache: Cache) -> list[Path]:
+    """The files without the cache's own, where it lies below one of `paths`."""
+    here = Path(cache.folder).resolve()
+    if not any(here.is_relative_to(Path(path).resolve()) and here != Path(path).resolve() for path in paths):
+        return found
+    others = [path for path in found if not path.resolve().is_relative_to(here)]
+    if not others:
+        raise files.BadShape(here.parent, "no shape but those of the cache", "name the folder of the shapes")
+    return others
 
 
 def _job(path: Path, settings: str, options: Decompose, cache: Cache) -> Job:
@@ -188,7 +198,7 @@ def _run(
         from partwhole.shape3d.decompose.cluster import work as on_cluster
 
         results = on_cluster(todo, workers, backend, address, seconds)
-    with _terminates_like_ctrl_c(), contextlib.closing(results):
+    with terminates_like_ctrl_c(), contextlib.closing(results):
         try:
             watch.step(cached, {"total": total, "failed": failed, "cached": cached})
             for record in results:
@@ -203,23 +213,6 @@ def _run(
         except KeyboardInterrupt:
             watch.say(f"stopped: {len(records)} of {total} shapes are done and kept; the same call goes on from there")
             raise
-
-
-@contextlib.contextmanager
-def _terminates_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside; only the main thread may say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt("SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _lines() -> Any:
