@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from partwhole.core.encoder import Encoder
 from partwhole.shape3d.acd import SegmentParts
+from partwhole.shape3d.classify import svm_accuracy
 from partwhole.shape3d.fewshot import FewShot, draw, few_shot, linear_probe, predict, rows, test_iou
 from partwhole.shape3d.views import Augment
 
@@ -34,6 +35,7 @@ class Halves:
     count: int = 6
     categories: tuple = ("along-x", "along-y")
     official: bool = False
+    note: str = "halves"
 
     def __post_init__(self):
         self.category = [i % 2 for i in range(self.count)]
@@ -95,6 +97,29 @@ def test_nothing_to_measure_is_an_error_that_says_why():
     labelled = Halves(2)
     with pytest.raises(ValueError, match="too few to label one and test on another"):
         few_shot(Place(), labelled, AUGMENT, FewShot(shots=(1,), draws=1))  # type: ignore[arg-type]
+
+
+def test_categories_that_a_set_knows_of_and_does_not_have_are_not_problems():
+    labelled = Halves(8, categories=("along-x", "along-y", "along-z"))
+    assert draw(labelled, FewShot(shots=(1,), test=2), 0).problems == []
+
+
+@pytest.mark.parametrize("wrong", [{"shots": ()}, {"shots": (0, 1)}, {"draws": 0}, {"test": 0}, {"arms": ()}])
+def test_options_that_measure_nothing_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FewShot(**wrong)
+
+
+def test_classification_needs_two_categories_in_a_support_and_takes_the_largest_that_has_them():
+    labelled = Halves(12)
+    labelled.category = [0] * 8 + [1] * 4
+    one = draw(labelled, FewShot(shots=(1, 2, 3, 5), test=1), 0)  # only along-x has five to label
+    assert {labelled.category[i] for i in one.support[5]} == {0}
+    accuracy = svm_accuracy(Place(), labelled, [one], AUGMENT, seed=0)  # type: ignore[arg-type]
+    assert [len(values) for values in accuracy.values()] == [1, 1]
+    labelled.category = [0] * 11 + [1]  # and now along-y has none
+    alone = draw(labelled, FewShot(shots=(1, 3), test=1), 0)
+    assert svm_accuracy(Place(), labelled, [alone], AUGMENT, seed=0) == {}  # type: ignore[arg-type]
 
 
 def test_rows_cover_every_point_of_every_shape():

@@ -7,7 +7,9 @@ import trimesh
 
 from partwhole.core.watch import Quiet
 from partwhole.shape3d import generator, twins
+from partwhole.shape3d.decompose.cache import CacheError
 from partwhole.shape3d.decompose.engines import Decompose
+from partwhole.shape3d.files import BadShape
 from partwhole.shape3d.sources import Source
 
 OPTIONS = Decompose(engine="points", points=256)
@@ -97,3 +99,24 @@ def test_generated_shapes_go_the_way_of_all_meshes(tmp_path):
     again = source.unlabelled([], OPTIONS, watch=Quiet())
     assert again.statistics()["cached"] == 2
     assert not set(prepared.names) & set(Source(cache=tmp_path, generate_labelled=1).labelled(None).names)
+
+
+def test_a_labelled_set_that_is_not_there_is_told_before_the_decomposition(place, tmp_path):
+    heard = Heard()
+    with pytest.raises(BadShape, match="no such folder"):
+        Source(cache=tmp_path / "new", workers=1).unlabelled(
+            [place / "all"], OPTIONS, labelled=place / "nowhere", watch=heard
+        )
+    assert heard.said == []
+
+
+def test_generated_shapes_need_a_cache_that_can_be_written(tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(CacheError, match="a file is where the folder should be"):
+        Source(cache=tmp_path / "cache", generate=2, workers=1).unlabelled([], OPTIONS, watch=Heard())
+
+
+def test_forms_that_cannot_be_kept_cost_nothing_but_time(place, tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    made = [str(path) for path in sorted((place / "all" / "labelled").rglob("*.off"))]
+    assert twins.twins(made, made[:1], tmp_path / "cache") == [0]

@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from partwhole.core.checkpoint import load_encoder, save_encoder
+from partwhole.core.files import NotSaved
 from partwhole.core.fit import fit
 from partwhole.core.watch import Quiet
 from partwhole.shape3d.decompose.engines import Decompose
@@ -17,6 +19,14 @@ from partwhole.shape3d.sources import Source
 from partwhole.shape3d.tasks import RECIPES, TASKS, ShapeRecipe
 
 POINTS = 64
+
+
+class Heard(Quiet):
+    def __init__(self):
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +68,7 @@ def test_every_network_goes_the_whole_way(network, cache, tmp_path):
     save_encoder(method.encoder, tmp_path)
     result = recipe.finish(load_encoder(tmp_path), tmp_path, say=lambda text: None)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
-    assert set(evaluation) == {"decomposition", "few_shot", "classification"}
+    assert set(evaluation) == {"decomposition", "labelled", "few_shot", "classification"}
     assert "random: frozen random network" in result["text"]
     assert Path(result["report"]).exists()
     assert list((tmp_path / "ply").glob("*.ply"))
@@ -103,6 +113,48 @@ def test_joint_training_is_an_arm(cache, tmp_path):
     encoder = recipe.build(watch=Quiet()).method.encoder
     recipe.finish(encoder, tmp_path, say=lambda text: None)
     assert "joint" in json.loads((tmp_path / "evaluation.json").read_text())["few_shot"]["arms"]
+
+
+def boxes(folder: Path, count: int) -> Path:
+    """A labelled set of two categories with ``count`` shapes each, cut in halves."""
+    for category in ("low", "high"):
+        (folder / category).mkdir(parents=True)
+        for i in range(count):
+            points = np.random.default_rng(i).random((80, 3), np.float32)
+            np.savez(folder / category / f"{i}.npz", points=points, labels=(points[:, 2] > 0.5).astype(int))
+    return folder
+
+
+def test_what_is_wrong_with_the_labelled_shapes_is_told_before_anything_slow(cache, tmp_path):
+    recipe = replace(tiny(TASKS["acd"](), cache), labelled=boxes(tmp_path / "set", 4))
+    np.savez(tmp_path / "set" / "low" / "0.npz", points=np.zeros((80, 3)), labels=np.zeros(70, int))
+    heard = Heard()
+    recipe.build(watch=heard)
+    assert any("low/0.npz: skipped: 70 labels for 80 points" in text for text in heard.said)
+    heard.said.clear()
+    few = replace(recipe.few_shot, shots=(9,))
+    with pytest.raises(ValueError, match=r"cannot be measured .*low: 2 shape\(s\) to label, 9 wanted"):
+        replace(recipe, few_shot=few, source=replace(recipe.source, cache=tmp_path / "new")).build(watch=heard)
+    assert not any("decompose" in text for text in heard.said)
+
+
+@pytest.mark.slow
+def test_an_evaluation_says_which_labelled_shapes_were_skipped(cache, tmp_path):
+    recipe = replace(tiny(TASKS["acd"](), cache), labelled=boxes(tmp_path / "set", 4))
+    (tmp_path / "set" / "low" / "1.npz").write_bytes(b"not an archive")
+    said: list[str] = []
+    recipe.finish(recipe.encoder(), tmp_path / "run", say=said.append)
+    assert any("low/1.npz: skipped: not a readable .npz" in text for text in said)
+    problems = json.loads((tmp_path / "run" / "evaluation.json").read_text())["labelled"]["problems"]
+    assert len(problems) == 1
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_cannot_be_written_names_the_file(cache, tmp_path):
+    recipe = tiny(TASKS["acd"](), cache)
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(NotSaved, match=r"evaluation\.json.*A file is where a folder should be"):
+        recipe.finish(recipe.encoder(), tmp_path / "run")
 
 
 def test_recipes_by_name_are_of_their_task_and_differ():

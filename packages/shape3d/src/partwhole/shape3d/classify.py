@@ -39,7 +39,8 @@ def svm_accuracy(
     """Test accuracy per draw, trained on its largest support: {"random": [...], "pretrained": [...]}.
 
     "random" is an encoder like this one with fresh weights, another one for each draw. The penalty C is chosen by
-    cross-validation on the support.
+    cross-validation on the support. A draw whose supports all have one category gives nothing to tell apart, and no
+    number: {} where that is so for every draw.
     """
     from sklearn.model_selection import GridSearchCV
     from sklearn.svm import LinearSVC
@@ -47,8 +48,13 @@ def svm_accuracy(
     category = np.array(labelled.category)
     splits = []
     for one in draws:
-        train = one.support[max(one.support)]
+        several = [k for k, chosen in one.support.items() if len(set(category[chosen])) > 1]
+        if not several:
+            continue
+        train = one.support[max(several)]
         splits.append((train, [i for i in one.test if category[i] in category[train]]))
+    if not splits:
+        return {}
     used = sorted({i for split in splits for half in split for i in half})  # few of a large set
     row = {i: r for r, i in enumerate(used)}
     shapes = [labelled[i] for i in used]

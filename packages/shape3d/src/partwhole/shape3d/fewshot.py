@@ -71,6 +71,15 @@ class FewShot:
     seed: int = 0
     """Of supports, heads and orders: the same for every encoder that is compared."""
 
+    def __post_init__(self) -> None:
+        if not self.shots or min(self.shots) < 1:
+            raise ValueError(f"shots are numbers of labelled shapes, 1 or more, and are {self.shots}")
+        for name in ("draws", "test", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}")
+        if not self.arms:
+            raise ValueError(f"arms says what to compare: some of {', '.join(ARMS)}")
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -95,6 +104,8 @@ def draw(labelled: Labelled, options: FewShot, index: int) -> Draw:
     problems: list[str] = []
     for c, name in enumerate(labelled.categories):
         mine = [i for i, category in enumerate(labelled.category) if category == c]
+        if not mine:  # a published list of categories of which this set has some
+            continue
         order = [mine[i] for i in torch.randperm(len(mine), generator=generator).tolist()]
         held = [i for i in order if labelled.split[i] == "test"]
         train = [i for i in order if labelled.split[i] != "test"]
@@ -116,6 +127,15 @@ def draw(labelled: Labelled, options: FewShot, index: int) -> Draw:
         )
         del support[k]
     return Draw(support, test, problems)
+
+
+def all_draws(labelled: Labelled, options: FewShot) -> list[Draw]:
+    """Every draw. Raises ValueError, with the reasons, where no category has enough shapes to label and to test."""
+    draws = [draw(labelled, options, d) for d in range(options.draws)]
+    if not all(one.support for one in draws):
+        reasons = "; ".join(draws[0].problems)
+        raise ValueError(f"few-shot segmentation cannot be measured on {labelled.note}: {reasons}")
+    return draws
 
 
 @dataclass(frozen=True)
@@ -153,10 +173,7 @@ def few_shot(
             "the arm 'joint' needs a self-supervised method and its shapes: pass joint=, or leave the arm out"
         )
     augment = replace(augment, rotate=options.rotate)
-    draws = [draw(labelled, options, d) for d in range(options.draws)]
-    if not draws or not all(one.support for one in draws):
-        reasons = "; ".join(draws[0].problems) if draws else "no draw was asked for"
-        raise ValueError(f"few-shot segmentation cannot be measured: {reasons}")
+    draws = all_draws(labelled, options)
     results: dict[str, Any] = {
         "shots": sorted(draws[0].support),
         "draws": options.draws,

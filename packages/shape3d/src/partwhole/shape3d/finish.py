@@ -1,7 +1,6 @@
 """What follows training: measure the features, show them, write the report; each result is kept as soon as known."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from partwhole.core import files
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import part_iou
 from partwhole.core.watch import Quiet
@@ -26,7 +26,6 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, say: Callable[
     """
     from partwhole.shape3d.report import write_report
 
-    folder.mkdir(parents=True, exist_ok=True)
     labelled, prepared = recipe.evaluation(), recipe.prepare(Quiet())
     evaluation: dict[str, Any] = {
         "decomposition": {"engine": ", ".join(prepared.statistics()["engines"]), **prepared.statistics()}
@@ -41,15 +40,18 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, say: Callable[
         evaluation["few_shot"] = few_shot
         _write(folder / "evaluation.json", evaluation)
 
-    say(f"few-shot part segmentation on {len(labelled)} labelled shapes of {len(labelled.categories)} categories")
+    evaluation["labelled"] = {"found": labelled.note, "problems": labelled.problems}
+    categories = len(set(labelled.category))
+    say(f"few-shot part segmentation on {len(labelled)} labelled shapes of {categories} categories")
+    for problem in labelled.told():
+        say(problem)
     result = fewshot.few_shot(
         encoder, labelled, recipe.augment, recipe.few_shot, joint=recipe.joint, say=say, look=look, keep=keep
     )
-    draws = [fewshot.draw(labelled, recipe.few_shot, d) for d in range(recipe.few_shot.draws)]
-    if len(labelled.categories) > 1:
-        evaluation["classification"] = {
-            "svm": classify.svm_accuracy(encoder, labelled, draws, recipe.augment, seed=recipe.few_shot.seed)
-        }
+    draws = fewshot.all_draws(labelled, recipe.few_shot)
+    svm = classify.svm_accuracy(encoder, labelled, draws, recipe.augment, seed=recipe.few_shot.seed)
+    if svm:
+        evaluation["classification"] = {"svm": svm}
         _write(folder / "evaluation.json", evaluation)
     shown = [_decomposed(prepared, i) for i in range(0, len(prepared), max(1, len(prepared) // 12))][:12]
     if seen:
@@ -102,6 +104,5 @@ def _decomposed(prepared: Any, i: int) -> Any:
 
 
 def _write(path: Path, value: Any) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(value, indent=1))
-    os.replace(new, path)
+    text = json.dumps(value, indent=1).encode()
+    files.write(path, lambda file: file.write(text))

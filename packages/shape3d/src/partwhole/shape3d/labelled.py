@@ -25,6 +25,9 @@ from partwhole.shape3d.layouts import Found, Problem, Record
 
 VERSION = 2  # of the files in the cache folder: raise it when the samples of unchanged files change
 ARRAYS = ("points", "normals", "part", "starts")
+EXPECTED = (
+    "expected <synset>/<id>.txt and train_test_split/, <id>.off and <id>_labels.txt, or .npz of points and labels"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,12 @@ class Labelled(Sequence):
         for c, (start, parts) in enumerate(zip(self.first, self.parts, strict=True)):
             mask[c, start : start + len(parts)] = True
         return mask
+
+    def told(self, most: int = 10) -> list[str]:
+        """Lines for a person: what was skipped and why, at most so many; what was kept all the same comes last."""
+        order = sorted(self.problems, key=lambda problem: not problem[1].startswith("skipped"))
+        lines = [f"{path}: {reason}" for path, reason in order[:most]]
+        return lines + ([f"and {len(order) - most} more of the labelled set"] if len(order) > most else [])
 
     def of(self, category: str) -> list[int]:
         """The positions of the shapes of a category. Raises ValueError for one that is not there."""
@@ -161,8 +170,7 @@ def _layout(path: Path) -> tuple[str, list[Path]]:
         return "simple", boxes
     pickled = any(path.rglob("processed/*.pt"))
     found = "only processed .pt files, which are pickles" if pickled else "no labelled shapes"
-    do = "expected <synset>/<id>.txt and train_test_split/, <id>.off and <id>_labels.txt, or .npz of points and labels"
-    raise BadShape(path, found, do)
+    raise BadShape(path, found, EXPECTED)
 
 
 def _by_number(path: Path) -> list:
@@ -181,9 +189,7 @@ def _pack(found: Iterable[Record | Problem], what: str, known: dict[str, tuple[s
     problems = [(p.path, p.reason) for p in found if isinstance(p, Problem)]
     if not records:
         first = f"; the first: {problems[0][0]}: {problems[0][1]}" if problems else ""
-        raise BadShape(
-            what, f"no shape could be read ({len(problems)} problems{first})", "see the layouts of read_labelled"
-        )
+        raise BadShape(what, f"no shape could be read ({len(problems)} problems{first})", EXPECTED)
     seen: dict[str, set[tuple[str, ...]]] = {}
     for r in records:
         seen.setdefault(r.category, set()).add(r.parts)

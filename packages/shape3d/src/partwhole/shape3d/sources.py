@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from partwhole.core import distributed
+from partwhole.shape3d.decompose.cache import Cache
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.decompose.packed import Prepared
 from partwhole.shape3d.labelled import Labelled
@@ -63,9 +64,11 @@ class Source:
                 address=self.address, retry_failed=self.retry_failed, watch=watch,
             )  # fmt: skip
 
-        prepared = distributed.first(get)
-        if labelled is not None and paths and not self.retain_labelled:
+        known: list[str] = []
+        if labelled is not None and paths and not self.retain_labelled:  # first: what is wrong with it costs no hours
             known = [path for path in self.labelled(labelled).paths if path]
+        prepared = distributed.first(get)
+        if known:
             files = [one["path"] for one in prepared.records]
             same = set(distributed.first(lambda: twins(files, known, self.cache)))
             mine = [i for i in range(len(prepared)) if i not in same]
@@ -98,7 +101,8 @@ class Source:
         from partwhole.shape3d.generator import VERSION, write
 
         folder = self.cache / f"generated-{VERSION}-{self.seed}-{self.generate}"
-        if not (folder / "complete").exists():
-            write(folder, self.generate, seed=self.seed)
-            (folder / "complete").touch()
+        with Cache(self.cache).errors():
+            if not (folder / "complete").exists():
+                write(folder, self.generate, seed=self.seed)
+                (folder / "complete").touch()
         return folder

@@ -22,7 +22,7 @@ from partwhole.core.watch import Quiet
 from partwhole.shape3d.acd import ComponentContrast
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.decompose.packed import Prepared
-from partwhole.shape3d.fewshot import FewShot
+from partwhole.shape3d.fewshot import FewShot, all_draws
 from partwhole.shape3d.labelled import Labelled
 from partwhole.shape3d.network import Network
 from partwhole.shape3d.sources import Source
@@ -99,10 +99,19 @@ class ShapeRecipe(ABC):
         """The labelled shapes."""
         return self.source.labelled(self.labelled)
 
+    def check(self, watch: Any) -> None:
+        """Before hours of work: say what is wrong with the labelled shapes; ValueError if nothing can be measured."""
+        if self.labelled is not None:
+            labelled = self.evaluation()
+            for problem in labelled.told():
+                watch.say(problem)
+            all_draws(labelled, self.few_shot)
+
     def stream(self, samples: Sequence[dict[str, Tensor]]) -> Stream:
         return Stream(samples, self.view(), batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
 
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:
+        self.check(watch or Quiet())
         torch.manual_seed(self.fit.seed)
         return Run(method=self.method(self.encoder()), stream=self.stream(self.prepare(watch)), evaluate=self.probe)
 
