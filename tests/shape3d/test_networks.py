@@ -173,9 +173,9 @@ def test_half_precision_stays_near(name):
 @every
 def test_components_are_learned_with_it_by_the_rules_of_methods(name):
     batch = {
-        "x": cloud(4, 30, 3).float(),
-        "component": torch.randint(0, 3, (4, 30)),
-        "valid": torch.arange(30) < torch.tensor([[30], [25], [28], [20]]),
+        "views": [cloud(4, 30, 3).float(), cloud(4, 30, 3).float()],
+        "component": [torch.randint(0, 3, (4, 30))] * 2,
+        "valid": [torch.arange(30) < torch.tensor([[30], [25], [28], [20]])] * 2,
     }
     check_method(lambda: ComponentContrast(ENCODERS[name](3), dim=8), batch)
 
