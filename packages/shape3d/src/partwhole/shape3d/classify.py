@@ -65,7 +65,8 @@ def svm_accuracy(
         unlike = settled(fresh(encoder, seed=seed + d), labelled, augment)
         random = descriptors(unlike, [shapes[r] for r in mine], augment).numpy()
         for kind, x in (("random", random), ("pretrained", pretrained[mine])):
-            machine: Any = LinearSVC(C=100.0, dual=False)  # the dual problem does not converge at a large C
+            # The dual problem does not converge at a large C.
+            machine: Any = LinearSVC(C=100.0, dual=False)  # pyright: ignore[reportArgumentType]
             if len(train) >= 3 * len(set(category[train])):  # as many of each
                 machine = GridSearchCV(machine, {"C": [1.0, 10.0, 100.0, 500.0]}, cv=3)
             machine.fit(x[:here], category[train])
