@@ -305,7 +305,7 @@ def test_a_run_without_its_encoder_is_evaluated_after_its_command(toy, tools, ca
     (Path("r") / "encoder.json").unlink()
     assert tools("evaluate", "--folder", "r") == 2
     said = capsys.readouterr().err
-    assert "stopped before its end, so there is no encoder to evaluate. Go on with it: python" in said
+    assert "is not whole, so there is no encoder to evaluate. Go on with it: python" in said
     (Path("r") / "last.pt").unlink()
     assert tools("evaluate", "--folder", "r") == 2
     assert "has not begun to train" in capsys.readouterr().err

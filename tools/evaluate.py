@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def refuse_unfinished(folder: Path) -> None:
     """Usage where the run has left no encoder yet, with the command that goes on with it."""
-    if not (folder / "encoder.json").exists():
-        begun = "stopped before its end" if (folder / checkpoint.LAST).exists() else "has not begun to train"
+    if not all((folder / name).exists() for name in ("encoder.json", "encoder.safetensors")):
+        begun = "is not whole" if (folder / checkpoint.LAST).exists() else "has not begun to train"
         command = json.loads((folder / "run.json").read_text()).get("command", "its command")
         raise recipes.Usage(
             f"the run in {folder} {begun}, so there is no encoder to evaluate. Go on with it: {command}"

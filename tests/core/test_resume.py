@@ -234,14 +234,18 @@ class Outside(Encoder):
         self.dim, self.net = dim, torch.nn.Linear(2, dim)
 
 
-@pytest.mark.parametrize("damage", ["weights", "json", "format", "missing", "folder", "stranger"])
+@pytest.mark.parametrize("damage", ["weights", "unreadable", "json", "format", "missing", "folder", "stranger"])
 def test_a_damaged_or_foreign_encoder_says_so(cases, tmp_path, damage):
     save_encoder(cases.encoder(), tmp_path)
     weights, about = tmp_path / "encoder.safetensors", tmp_path / "encoder.json"
     folder, kind, words = tmp_path, BadCheckpoint, ""
     if damage == "weights":
         weights.write_bytes(weights.read_bytes()[:200])
-        words = "encoder.safetensors is truncated"
+        words = "encoder.safetensors is truncated.* The command of its run, called again, writes it anew"
+    elif damage == "unreadable":
+        weights.unlink()
+        weights.mkdir()
+        words = "encoder.safetensors is truncated, unreadable or of another encoder"
     elif damage == "json":
         about.write_text(about.read_text()[:20])
         words = "encoder.json is damaged"

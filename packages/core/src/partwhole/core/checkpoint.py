@@ -147,6 +147,9 @@ def copied(encoder: Encoder) -> Encoder:
     return new.to(next(encoder.parameters()).device).train(encoder.training)
 
 
+AGAIN = "The command of its run, called again, writes it anew"
+
+
 def load_encoder(folder: str | Path, *, allow: Sequence[str] = ()) -> Encoder:
     """Rebuild the encoder that a run left in ``folder``, in eval mode on the CPU.
 
@@ -165,14 +168,16 @@ def load_encoder(folder: str | Path, *, allow: Sequence[str] = ()) -> Encoder:
     try:
         about = json.loads(about_path.read_text())
         described = about["encoder"] if about["format"] == 1 else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadCheckpoint(f"{about_path} is damaged or foreign: {type(error).__name__}: {error}") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BadCheckpoint(f"{about_path} is damaged or foreign: {type(error).__name__}: {error}. {AGAIN}") from error
     if described is None:
         raise BadCheckpoint(f"{about_path} has format {about['format']!r}, and this version reads 1")
     encoder = build(described, allow=allow)
     try:
         encoder.load_state_dict(load_file(weights_path))
-    except (SafetensorError, RuntimeError) as error:
-        raise BadCheckpoint(f"{weights_path} is truncated or of another encoder: {error}") from error
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise BadCheckpoint(
+            f"{weights_path} is truncated, unreadable or of another encoder: {error}. {AGAIN}"
+        ) from error
     assert isinstance(encoder, Encoder)
     return encoder.eval()
