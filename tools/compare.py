@@ -39,7 +39,7 @@ def read(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise recipes.Usage(f"{folder} has no {name}: it is made by {made_by}")
     run, evaluation = (json.loads((folder / name).read_text()) for name in ("run.json", "evaluation.json"))
-    identity = json.loads(json.dumps(run["identity"]))
+    identity = {**json.loads(json.dumps(run["identity"])), "few_shot": run.get("recipe", {}).get("few_shot")}
     seed = identity.get("fit", {}).pop("seed", run.get("seed"))
     name = "-".join(filter(None, (run["task"], run.get("recipe_name"), identity.get("loss"))))
     return {

@@ -52,7 +52,7 @@ class FewShot:
     """Test shapes per category and draw at most, where the labelled set has no split of its own."""
     rotate: Literal["axis", "so3", "none"] = "none"
     """How labelled shapes are turned in training. Test shapes never are: turning helps only where poses vary."""
-    steps: int = 100
+    steps: int = 300
     """Optimizer steps of fine-tuning, the same from scratch."""
     joint_steps: int = 1000
     """Optimizer steps of joint training."""

@@ -18,6 +18,8 @@ from partwhole.shape3d.fewshot import ARMS, Seen
 if TYPE_CHECKING:
     from partwhole.shape3d.tasks import ShapeRecipe
 
+SHOWN = 200  # test shapes at most in the page and in ply/
+
 
 def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, say: Callable[[str], None]) -> Mapping[str, Any]:
     """Few-shot parts, classification, pictures and the page: ``evaluation.json``, ``report.html``, ``ply/``.
@@ -55,7 +57,9 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, say: Callable[
         _write(folder / "evaluation.json", evaluation)
     shown = [_decomposed(prepared, i) for i in range(0, len(prepared), max(1, len(prepared) // 12))][:12]
     if seen:
-        shown += [_predicted(labelled, i, p) for i, p in seen[max(seen)].predictions.items()]
+        predictions = seen[max(seen)].predictions
+        every = max(1, len(predictions) // SHOWN)
+        shown += [_predicted(labelled, i, p) for i, p in list(predictions.items())[::every][:SHOWN]]
     report = write_report(folder, evaluation=evaluation, shown=shown, method=type(recipe).__name__)
     return {"text": table(result), "report": report}
 
