@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from partwhole.core.checkpoint import copied
 from partwhole.core.data import Stream, together
 from partwhole.core.encoder import Encoder, build, describe
-from partwhole.core.evaluate import part_iou
+from partwhole.core.evaluate import mean_iou, part_iou
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Joint, Method
 from partwhole.core.watch import Quiet
@@ -306,18 +306,14 @@ def predict(method: SegmentParts, shapes: Sequence[dict[str, Tensor]], augment: 
 
 def test_iou(predictions: Mapping[int, Tensor], labelled: Labelled) -> dict[str, Any]:
     """{"category_iou", "shape_iou", "per_category"} of predicted parts (P,) by shape, over labelled points."""
-    by_category: dict[str, list[float]] = {}
+    iou, by_category = [], {name: [] for name in labelled.categories}
     for i, prediction in predictions.items():
         part, c = labelled[i]["part"], labelled.category[i]
-        iou = part_iou(prediction, part, labelled.part_mask[c], valid=part >= 0)
-        by_category.setdefault(labelled.categories[c], []).append(iou.item())
-    per_category = {name: sum(v) / len(v) for name, v in by_category.items()}
-    everything = [v for values in by_category.values() for v in values]
-    return {
-        "category_iou": sum(per_category.values()) / len(per_category),
-        "shape_iou": sum(everything) / len(everything),
-        "per_category": per_category,
-    }
+        iou.append(part_iou(prediction, part, labelled.part_mask[c], valid=part >= 0))
+        by_category[labelled.categories[c]].append(iou[-1].item())
+    category = torch.tensor([labelled.category[i] for i in predictions])
+    per_category = {name: sum(v) / len(v) for name, v in by_category.items() if v}
+    return {**mean_iou(torch.stack(iou), category), "per_category": per_category}
 
 
 def rows(
