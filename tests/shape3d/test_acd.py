@@ -5,7 +5,8 @@ import torch
 
 from partwhole.core.encoder import TransformerEncoder, Vectors
 from partwhole.core.testing import check_method
-from partwhole.shape3d.acd import ComponentContrast, SegmentParts
+from partwhole.shape3d.acd import ComponentContrast
+from partwhole.shape3d.segment import SegmentParts
 
 D = 16
 MASK = torch.tensor([[True, True, False], [False, False, True]])

@@ -1,15 +1,16 @@
 """Few-shot protocol: supports, coverage of every point, what is restricted, and a linear layer that can be trusted."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from partwhole.core.encoder import Encoder
-from partwhole.shape3d.acd import SegmentParts
 from partwhole.shape3d.classify import svm_accuracy
-from partwhole.shape3d.fewshot import FewShot, draw, few_shot, linear_probe, predict, rows, test_iou
+from partwhole.shape3d.fewshot import FewShot, draw, few_shot, test_iou
+from partwhole.shape3d.segment import SegmentParts, linear_probe, predict, rows
 from partwhole.shape3d.views import Augment
 
 test_iou.__test__ = False  # a function under test, not a test
@@ -137,7 +138,7 @@ def test_linear_probe_separates_what_is_linear_and_keeps_the_encoder():
     labelled = Halves(8)
     encoder = Place()
     before = encoder.mix.weight.clone()
-    method = linear_probe(encoder, [labelled[i] for i in range(4)], labelled.part_mask, AUGMENT, FewShot())
+    method = linear_probe(encoder, [labelled[i] for i in range(4)], labelled.part_mask, AUGMENT)
     predictions = dict(enumerate(predict(method, [labelled[i] for i in range(8)], AUGMENT)))
     assert test_iou(predictions, labelled)["category_iou"] > 0.85
     assert torch.equal(before, encoder.mix.weight)
@@ -173,13 +174,13 @@ def test_few_shot_measures_every_arm_and_beats_chance_where_the_task_is_easy():
     options = FewShot(
         shots=(1, 2), draws=2, arms=("random", "scratch", "linear", "finetune"), steps=30, test=2, lr=0.05
     )
-    result = few_shot(Place(), labelled, AUGMENT, options, look=seen.append, keep=lambda r: kept.append(len(r["arms"])))
+    result = few_shot(Place(), labelled, AUGMENT, options, look=seen.append, keep=lambda r: kept.append(r["complete"]))
     assert set(result["arms"]) == {"random", "scratch", "linear", "finetune"}
     for cells in result["arms"].values():
         assert [len(cells[k]["category_iou"]) for k in ("1", "2")] == [2, 2]
         assert all(v > 0.6 for v in cells["2"]["category_iou"])
     assert len(seen) == 2 * 2 * 4
-    assert len(kept) == 8  # after every arm of every draw, so that an interruption loses little
+    assert kept == [False] * 16 + [True]  # after every network, so that an interruption loses little
     assert result["supports"][0]["1"][0].startswith("shape-")
 
 
@@ -192,3 +193,38 @@ def test_few_shot_with_one_seed_is_one_result():
 def test_joint_without_its_method_says_what_to_do():
     with pytest.raises(ValueError, match="pass joint="):
         few_shot(Place(), Halves(8), AUGMENT, FewShot(arms=("joint",)))
+
+
+@pytest.mark.parametrize("after", [1, 3, 4])
+def test_an_interrupted_measurement_goes_on_and_ends_the_same(after):
+    options = FewShot(shots=(1, 2), draws=2, arms=("random", "scratch"), steps=3, test=2)
+    torch.manual_seed(0)
+    encoder, labelled = Place(), Halves(8)
+    whole = few_shot(encoder, labelled, AUGMENT, options)
+    kept, seen = [], []
+
+    def keep(results):
+        kept.append(json.loads(json.dumps(results)))
+        if len(kept) == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        few_shot(encoder, labelled, AUGMENT, options, keep=keep)
+    again = few_shot(encoder, labelled, AUGMENT, options, begun=kept[-1], look=seen.append)
+    assert again == whole
+    assert len(seen) == 8 - after
+
+
+@pytest.mark.parametrize("change", ["weights", "options", "complete"])
+def test_a_measurement_of_something_else_is_not_gone_on_with(change):
+    options = FewShot(shots=(1,), draws=1, arms=("random",), test=2)
+    encoder, labelled = Place(), Halves(8)
+    begun = few_shot(encoder, labelled, AUGMENT, options)
+    begun["complete"] = change == "complete"
+    if change == "weights":
+        encoder.mix.weight.data += 1
+    if change == "options":
+        options = dataclasses.replace(options, penalty=0.1)
+    seen = []
+    few_shot(encoder, labelled, AUGMENT, options, begun=begun, look=seen.append)
+    assert len(seen) == 1

@@ -66,7 +66,7 @@ def test_every_network_goes_the_whole_way(network, cache, tmp_path):
     recipe = replace(recipe, network=replace(recipe.network, name=network))
     method = fit(recipe.build(watch=Quiet()), recipe.fit, tmp_path, watch=Quiet())
     save_encoder(method.encoder, tmp_path)
-    result = recipe.finish(load_encoder(tmp_path), tmp_path, say=lambda text: None)
+    result = recipe.finish(load_encoder(tmp_path), tmp_path)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert set(evaluation) == {"decomposition", "labelled", "few_shot", "classification"}
     assert "random: frozen random network" in result["text"]
@@ -85,7 +85,7 @@ def test_an_evaluation_runs_where_the_training_ran(cache, tmp_path, monkeypatch)
     monkeypatch.setattr("partwhole.core.distributed.setup", lambda device: torch.device("meta"))
     monkeypatch.setattr(
         "partwhole.shape3d.finish.finish",
-        lambda recipe, encoder, folder, say: seen.append(next(encoder.parameters()).device.type),
+        lambda recipe, encoder, folder, watch: seen.append(next(encoder.parameters()).device.type),
     )
     recipe = tiny(TASKS["acd"](), cache)
     recipe.finish(recipe.encoder(), tmp_path)
@@ -103,7 +103,7 @@ def test_the_masked_autoencoder_is_evaluated_point_by_point(cache, tmp_path):
     recipe = tiny(TASKS["mae"](), cache)
     method = fit(recipe.build(watch=Quiet()), recipe.fit, tmp_path, watch=Quiet())
     save_encoder(method.encoder, tmp_path)
-    assert Path(recipe.finish(load_encoder(tmp_path), tmp_path, say=lambda text: None)["report"]).exists()
+    assert Path(recipe.finish(load_encoder(tmp_path), tmp_path)["report"]).exists()
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_joint_training_is_an_arm(cache, tmp_path):
     recipe = tiny(TASKS["acd"](), cache)
     recipe = replace(recipe, few_shot=replace(recipe.few_shot, arms=("joint",), joint_steps=2))
     encoder = recipe.build(watch=Quiet()).method.encoder
-    recipe.finish(encoder, tmp_path, say=lambda text: None)
+    recipe.finish(encoder, tmp_path)
     assert "joint" in json.loads((tmp_path / "evaluation.json").read_text())["few_shot"]["arms"]
 
 
@@ -142,9 +142,9 @@ def test_what_is_wrong_with_the_labelled_shapes_is_told_before_anything_slow(cac
 def test_an_evaluation_says_which_labelled_shapes_were_skipped(cache, tmp_path):
     recipe = replace(tiny(TASKS["acd"](), cache), labelled=boxes(tmp_path / "set", 4))
     (tmp_path / "set" / "low" / "1.npz").write_bytes(b"not an archive")
-    said: list[str] = []
-    recipe.finish(recipe.encoder(), tmp_path / "run", say=said.append)
-    assert any("low/1.npz: skipped: not a readable .npz" in text for text in said)
+    heard = Heard()
+    recipe.finish(recipe.encoder(), tmp_path / "run", heard)
+    assert any("low/1.npz: skipped: not a readable .npz" in text for text in heard.said)
     problems = json.loads((tmp_path / "run" / "evaluation.json").read_text())["labelled"]["problems"]
     assert len(problems) == 1
 

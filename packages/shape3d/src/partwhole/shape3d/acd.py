@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core import distributed
@@ -59,33 +58,4 @@ class ComponentContrast(Method):
         else:
             count = ((fine >= 0) if valid is None else (fine >= 0) & valid).sum()
             loss = group_info_nce(feature, fine, temperature=self.temperature, valid=valid, coarse=coarse)
-        return {"loss": loss * distributed.share(count), "items": torch.as_tensor(count)}
-
-
-class SegmentParts(Method):
-    """Name the part of every point: the labelled half of few-shot training.
-
-    ``part_mask`` (C, K) says which parts a category has; the others are never predicted for it.
-    batch: ``x`` (B, L, channels), ``part`` (B, L) with -1 where unlabelled, ``category`` (B,), optional ``valid``.
-    """
-
-    def __init__(self, encoder: Encoder, part_mask: Tensor):
-        super().__init__(encoder)
-        self.head = nn.Linear(encoder.dim, part_mask.shape[1])
-        self.part_mask: Tensor
-        self.register_buffer("part_mask", part_mask.bool())
-
-    def logits(self, x: Tensor, category: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(B, L, K), -inf for parts that the category does not have."""
-        logits = self.head(self.encoder(x, valid=valid))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.masked_fill(~self.part_mask[category][:, None], -torch.inf)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        part, valid = batch["part"], batch.get("valid")
-        if valid is not None:
-            part = part.masked_fill(~valid, -1)
-        logits = self.logits(batch["x"], batch["category"], valid)
-        count = (part >= 0).sum()
-        loss = F.cross_entropy(logits.mT, part, ignore_index=-1, reduction="sum") / count.clamp(min=1)
         return {"loss": loss * distributed.share(count), "items": torch.as_tensor(count)}

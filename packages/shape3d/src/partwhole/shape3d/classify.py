@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from partwhole.core.encoder import Encoder
-from partwhole.shape3d.fewshot import Draw, fresh, rows, settled
+from partwhole.shape3d.fewshot import Draw
 from partwhole.shape3d.labelled import Labelled
+from partwhole.shape3d.segment import fresh, rows, settled
 from partwhole.shape3d.views import Augment
 
 

@@ -7,26 +7,26 @@ the parts of a shape is averaged over shapes ("shape"), or over the shapes of a 
 ("category"). The spread is over draws.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from partwhole.core.checkpoint import copied
 from partwhole.core.data import Stream, together
-from partwhole.core.encoder import Encoder, build, describe
+from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import mean_iou, part_iou
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Joint, Method
-from partwhole.core.watch import Quiet
-from partwhole.shape3d.acd import SegmentParts
+from partwhole.core.watch import Quiet, Watch
 from partwhole.shape3d.labelled import Labelled
-from partwhole.shape3d.views import Augment, plain
+from partwhole.shape3d.segment import SegmentParts, device_of, fresh, linear_probe, predict, settled
+from partwhole.shape3d.views import Augment
 
-# Axes: S shapes, R rows of a batch, L points of a row, P points of a shape, D features, K parts of all categories.
+# Axes: P points of a shape.
 
 Arm = Literal["random", "scratch", "linear", "finetune", "joint"]
 ARMS: dict[str, str] = {
@@ -155,19 +155,22 @@ def few_shot(
     options: FewShot,
     *,
     joint: Callable[[Encoder], tuple[Method, Stream]] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    watch: Watch | None = None,
     look: Callable[[Seen], None] = lambda seen: None,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
+    begun: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure every arm at every k for every draw.
 
     encoder: the pre-trained one; it is copied, never changed, and everything runs on its device.
     augment: the view to train on; tests see whole shapes as they are.
     joint: gives the self-supervised method on a fresh encoder and its stream, for the arm of that name.
-    say, look, keep: are told what happens, each network's predictions, and the results so far.
+    watch, look, keep: are told what happens, each network's predictions, and the results so far.
+    begun: what an interrupted measurement kept: cells of the same encoder, options and shapes are not measured again.
     Returns {"shots", "draws", "arms": {arm: {k: {"category_iou", "shape_iou", "per_category"}}}, "supports",
-    "problems"}, with one number per draw in every list.
+    "problems", "of", "complete"}, with one number per draw in every list.
     """
+    watch = watch or Quiet()
     if "joint" in options.arms and joint is None:
         raise ValueError(
             "the arm 'joint' needs a self-supervised method and its shapes: pass joint=, or leave the arm out"
@@ -180,35 +183,86 @@ def few_shot(
         "arms": {arm: {} for arm in options.arms},
         "supports": [one.names(labelled) for one in draws],
         "problems": list(dict.fromkeys(p for one in draws for p in one.problems)),
+        "of": fingerprint(encoder, labelled, augment, options),
+        "complete": False,
     }
+    if begun and begun.get("of") == results["of"] and not begun.get("complete"):
+        results["arms"] = {arm: dict(begun["arms"].get(arm, {})) for arm in options.arms}
     for problem in results["problems"]:
-        say(problem)
+        watch.say(problem)
+    total, done = len(options.arms) * sum(len(one.support) for one in draws), 0
     for d, one in enumerate(draws):
         for arm in options.arms:
-            start = encoder if arm in ("linear", "finetune") else fresh(encoder, seed=options.seed + d)
-            if arm == "random":
-                settled(start, labelled, augment)
+            cells, start = results["arms"][arm], None
             for k, chosen in one.support.items():
-                support = _Subset(labelled, chosen)
-                if arm in ("scratch", "joint"):
-                    torch.manual_seed(options.seed + d)
-                    method = SegmentParts(copied(start), labelled.part_mask)
-                    method = train(
-                        method, support, augment, options, lr=options.lr, joint=joint if arm == "joint" else None
-                    )
-                else:
-                    method = linear_probe(start, support, labelled.part_mask, augment, options)
-                    if arm == "finetune":
-                        method = train(method, support, augment, options, lr=options.finetune_lr)
+                done += 1
+                cell = cells.setdefault(str(k), {"category_iou": [], "shape_iou": [], "per_category": {}})
+                if len(cell["category_iou"]) > sum(k in earlier.support for earlier in draws[:d]):
+                    continue  # measured before the interruption
+                if start is None:
+                    start = starting(arm, encoder, labelled, augment, seed=options.seed + d)
+                support = [labelled[i] for i in chosen]
+                torch.manual_seed(options.seed + d)
+                method = trained(arm, start, support, labelled.part_mask, augment, options, joint=joint)
                 known = {labelled.category[i] for i in chosen}
                 test = [i for i in one.test if labelled.category[i] in known]
-                predictions = dict(zip(test, predict(method, _Subset(labelled, test), augment), strict=True))
+                parts = predict(method, [labelled[i] for i in test], augment)
+                predictions = dict(zip(test, parts, strict=True))
                 look(Seen(arm, k, d, predictions))
-                _add(results["arms"][arm].setdefault(str(k), {}), test_iou(predictions, labelled))
-            text = ", ".join(f"k={k} {cell['category_iou'][-1]:.3f}" for k, cell in results["arms"][arm].items())
-            say(f"draw {d + 1} of {options.draws}, {arm}: {text}")
-            keep(results)
+                _add(cell, test_iou(predictions, labelled))
+                keep(results)
+                watch.step(done, {"total": total})
+            text = ", ".join(f"k={k} {cell['category_iou'][-1]:.3f}" for k, cell in cells.items())
+            watch.say(f"draw {d + 1} of {options.draws}, {arm}: {text}")
+    results["complete"] = True
+    keep(results)
     return results
+
+
+def starting(arm: Arm, encoder: Encoder, labelled: Labelled, augment: Augment, *, seed: int) -> Encoder:
+    """What ``arm`` starts from: the pre-trained encoder or one with random weights."""
+    if arm in ("linear", "finetune"):
+        return encoder
+    new = fresh(encoder, seed=seed)
+    return settled(new, labelled, augment) if arm == "random" else new
+
+
+def trained(
+    arm: Arm,
+    start: Encoder,
+    support: Sequence[dict[str, Tensor]],
+    part_mask: Tensor,
+    augment: Augment,
+    options: FewShot,
+    *,
+    joint: Callable[[Encoder], tuple[Method, Stream]] | None = None,
+) -> SegmentParts:
+    """What ``arm`` makes of the labelled shapes ``support``; ``start`` is not changed."""
+    if arm in ("scratch", "joint"):
+        method = SegmentParts(copied(start), part_mask)
+        return train(method, support, augment, options, lr=options.lr, joint=joint if arm == "joint" else None)
+    method = linear_probe(start, support, part_mask, augment, penalty=options.penalty)
+    return train(method, support, augment, options, lr=options.finetune_lr) if arm == "finetune" else method
+
+
+def fingerprint(encoder: Encoder, labelled: Labelled, augment: Augment, options: FewShot) -> str:
+    """Equal for two measurements of the same weights by the same options on the same shapes."""
+    digest = hashlib.sha256(repr((augment, options, labelled.names)).encode())
+    for name, value in encoder.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def test_iou(predictions: Mapping[int, Tensor], labelled: Labelled) -> dict[str, Any]:
+    """{"category_iou", "shape_iou", "per_category"} of predicted parts (P,) by shape, over labelled points."""
+    iou, by_category = [], {name: [] for name in labelled.categories}
+    for i, prediction in predictions.items():
+        part, c = labelled[i]["part"], labelled.category[i]
+        iou.append(part_iou(prediction, part, labelled.part_mask[c], valid=part >= 0))
+        by_category[labelled.categories[c]].append(iou[-1].item())
+    category = torch.tensor([labelled.category[i] for i in predictions])
+    per_category = {name: sum(v) / len(v) for name, v in by_category.items() if v}
+    return {**mean_iou(torch.stack(iou), category), "per_category": per_category}
 
 
 def train(
@@ -235,7 +289,7 @@ def train(
         lr=lr,
         weight_decay=options.weight_decay,
         seed=options.seed,
-        device=str(_device(segment)),
+        device=str(device_of(segment)),
         log_every=steps,
         evaluate_every=steps,
     )
@@ -243,139 +297,8 @@ def train(
     return segment
 
 
-def linear_probe(
-    encoder: Encoder,
-    shapes: Sequence[dict[str, Tensor]],
-    part_mask: Tensor,
-    augment: Augment,
-    options: FewShot,
-    *,
-    points: int = 512,
-) -> SegmentParts:
-    """A linear layer on frozen features: multinomial logistic regression by L-BFGS.
-
-    At most ``points`` points per shape are fitted. Features are standardised, and the scaling is folded into the layer.
-    """
-    device = _device(encoder)
-    method = SegmentParts(copied(encoder), part_mask).to(device).eval()
-    feature, part, category = [], [], []
-    for i, row, x in rows(shapes, augment, device):
-        with torch.no_grad():
-            tokens = method.encoder(x).float()
-        for j, index, token in zip(i, row, tokens, strict=True):
-            some = torch.randperm(len(index), generator=torch.Generator().manual_seed(j))[:points]
-            feature.append(token[some.to(device)])
-            part.append(shapes[j]["part"][index[some]])
-            category.append(shapes[j]["category"].expand(len(some)))
-    x, y, allowed = torch.cat(feature), torch.cat(part).to(device), part_mask[torch.cat(category)].to(device)
-    x, y, allowed = x[y >= 0], y[y >= 0], allowed[y >= 0]
-    mean, std = x.mean(0), x.std(0) + 1e-4
-    x = (x - mean) / std
-    weight = torch.zeros(part_mask.shape[1], x.shape[1], device=device, requires_grad=True)
-    bias = torch.zeros(part_mask.shape[1], device=device, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=60, history_size=10, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        solver.zero_grad()
-        logits = (x @ weight.mT + bias).masked_fill(~allowed, -torch.inf)
-        loss = F.cross_entropy(logits, y) + options.penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    solver.step(closure)
-    with torch.no_grad():
-        method.head.weight.copy_(weight / std)
-        method.head.bias.copy_(bias - (weight / std) @ mean)
-    return method
-
-
-@torch.no_grad()
-def predict(method: SegmentParts, shapes: Sequence[dict[str, Tensor]], augment: Augment) -> list[Tensor]:
-    """The part of every point of every shape: a list of (P,) int64 on the CPU.
-
-    A shape with more than ``augment.points`` points is cut into random subsets of that size which cover it.
-    """
-    method.eval()
-    labels = [torch.full((len(shape["points"]),), -1) for shape in shapes]
-    for which, indices, x in rows(shapes, augment, _device(method)):
-        category = torch.stack([shapes[i]["category"] for i in which]).to(x.device)
-        for i, index, part in zip(which, indices, method.logits(x, category).argmax(-1).cpu(), strict=True):
-            labels[i][index] = part
-    return labels
-
-
-def test_iou(predictions: Mapping[int, Tensor], labelled: Labelled) -> dict[str, Any]:
-    """{"category_iou", "shape_iou", "per_category"} of predicted parts (P,) by shape, over labelled points."""
-    iou, by_category = [], {name: [] for name in labelled.categories}
-    for i, prediction in predictions.items():
-        part, c = labelled[i]["part"], labelled.category[i]
-        iou.append(part_iou(prediction, part, labelled.part_mask[c], valid=part >= 0))
-        by_category[labelled.categories[c]].append(iou[-1].item())
-    category = torch.tensor([labelled.category[i] for i in predictions])
-    per_category = {name: sum(v) / len(v) for name, v in by_category.items() if v}
-    return {**mean_iou(torch.stack(iou), category), "per_category": per_category}
-
-
-def rows(
-    shapes: Sequence[dict[str, Tensor]], augment: Augment, device: torch.device, *, batch: int = 32
-) -> Iterator[tuple[list[int], list[Tensor], Tensor]]:
-    """Batches of rows of ``augment.points`` points that together cover every point of every shape.
-
-    Yields the shape of each row, the indices of its points, and the input (R, L, channels). Orders are fixed, and a
-    shape's last row is filled up from its first.
-    """
-    todo: list[tuple[int, Tensor]] = []
-    for i, shape in enumerate(shapes):
-        count = len(shape["points"])
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
-        todo += [(i, order[(torch.arange(augment.points) + s) % count]) for s in range(0, count, augment.points)]
-    for s in range(0, len(todo), batch):
-        some = todo[s : s + batch]
-        x = torch.stack([plain(shapes[i], normals=augment.normals)["x"][index] for i, index in some])
-        yield [i for i, _ in some], [index for _, index in some], x.to(device)
-
-
-def fresh(encoder: Encoder, *, seed: int) -> Encoder:
-    """An encoder like this one with random weights, on the same device."""
-    torch.manual_seed(seed)
-    here = [type(m).__module__ for m in encoder.modules()]  # imported already, so trusted
-    new = build(describe(encoder), allow=here)
-    assert isinstance(new, Encoder)
-    return new.to(_device(encoder))
-
-
-@torch.no_grad()
-def settled(encoder: Encoder, shapes: Sequence[dict[str, Tensor]], augment: Augment) -> Encoder:
-    """``encoder`` after its running statistics have seen some of ``shapes``: a random network that is not also badly
-    scaled.
-    """
-    some = [shapes[i] for i in range(0, len(shapes), max(1, len(shapes) // 16))][:16]
-    x = torch.stack([augment(shape)["x"] for shape in some]).to(_device(encoder))
-    encoder.train()
-    for _ in range(30):  # each keeps nine tenths of the past
-        encoder(x)
-    return encoder.eval()
-
-
-class _Subset(Sequence):
-    """Some samples of a sequence, loaded once."""
-
-    def __init__(self, samples: Sequence[dict[str, Tensor]], indices: Sequence[int]):
-        self.samples = [samples[i] for i in indices]
-
-    def __getitem__(self, i: Any) -> Any:
-        return self.samples[i]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-
 def _add(cell: dict[str, Any], iou: Mapping[str, Any]) -> None:
     for key in ("category_iou", "shape_iou"):
-        cell.setdefault(key, []).append(iou[key])
+        cell[key].append(iou[key])
     for name, value in iou["per_category"].items():
-        cell.setdefault("per_category", {}).setdefault(name, []).append(value)
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+        cell["per_category"].setdefault(name, []).append(value)

@@ -1,17 +1,18 @@
 """What follows training: measure the features, show them, write the report; each result is kept as soon as known."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from partwhole.core import files
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import part_iou
-from partwhole.core.watch import Quiet
+from partwhole.core.watch import Watch
 from partwhole.shape3d import classify, fewshot
 from partwhole.shape3d.fewshot import ARMS, Seen
 
@@ -19,24 +20,32 @@ if TYPE_CHECKING:
     from partwhole.shape3d.tasks import ShapeRecipe
 
 SHOWN = 200  # test shapes at most in the page and in ply/
+PREDICTIONS = (
+    "predictions.safetensors"  # index of a test shape -> its parts (P,), of the arm and the draw that are shown
+)
 
 
-def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, say: Callable[[str], None]) -> Mapping[str, Any]:
-    """Few-shot parts, classification, pictures and the page: ``evaluation.json``, ``report.html``, ``ply/``.
+def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) -> Mapping[str, Any]:
+    """Few-shot parts, classification, pictures, the page.
+
+    Writes ``evaluation.json``, ``predictions.safetensors``, ``report.html``, ``pictures/`` and ``ply/``. An evaluation
+    that was interrupted goes on.
 
     Returns {"text": the table, "report": path}.
     """
     from partwhole.shape3d.report import write_report
 
-    labelled, prepared = recipe.evaluation(), recipe.prepare(Quiet())
+    labelled, prepared = recipe.evaluation(), recipe.prepare(watch)
     evaluation: dict[str, Any] = {
         "decomposition": {"engine": ", ".join(prepared.statistics()["engines"]), **prepared.statistics()}
     }
-    seen: dict[int, Seen] = {}
+    begun = _read(folder / "evaluation.json").get("few_shot")
+    most = max(fewshot.draw(labelled, recipe.few_shot, 0).support, default=0)
 
     def look(one: Seen) -> None:
-        if one.draw == 0 and one.arm == _best_arm(recipe.few_shot.arms):
-            seen[one.k] = one
+        if (one.draw, one.k, one.arm) == (0, most, _best_arm(recipe.few_shot.arms)):
+            parts = {str(i): part.short() for i, part in one.predictions.items()}
+            files.write(folder / PREDICTIONS, lambda file: file.write(save(parts)))
 
     def keep(few_shot: Mapping[str, Any]) -> None:
         evaluation["few_shot"] = few_shot
@@ -44,11 +53,19 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, say: Callable[
 
     evaluation["labelled"] = {"found": labelled.note, "problems": labelled.problems}
     categories = len(set(labelled.category))
-    say(f"few-shot part segmentation on {len(labelled)} labelled shapes of {categories} categories")
+    watch.say(f"few-shot part segmentation on {len(labelled)} labelled shapes of {categories} categories")
     for problem in labelled.told():
-        say(problem)
+        watch.say(problem)
     result = fewshot.few_shot(
-        encoder, labelled, recipe.augment, recipe.few_shot, joint=recipe.joint, say=say, look=look, keep=keep
+        encoder,
+        labelled,
+        recipe.augment,
+        recipe.few_shot,
+        joint=recipe.joint,
+        watch=watch,
+        look=look,
+        keep=keep,
+        begun=begun,
     )
     draws = fewshot.all_draws(labelled, recipe.few_shot)
     svm = classify.svm_accuracy(encoder, labelled, draws, recipe.augment, seed=recipe.few_shot.seed)
@@ -56,10 +73,9 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, say: Callable[
         evaluation["classification"] = {"svm": svm}
         _write(folder / "evaluation.json", evaluation)
     shown = [_decomposed(prepared, i) for i in range(0, len(prepared), max(1, len(prepared) // 12))][:12]
-    if seen:
-        predictions = seen[max(seen)].predictions
-        every = max(1, len(predictions) // SHOWN)
-        shown += [_predicted(labelled, i, p) for i, p in list(predictions.items())[::every][:SHOWN]]
+    predictions = sorted((int(i), part.long()) for i, part in load_file(folder / PREDICTIONS).items())
+    every = max(1, len(predictions) // SHOWN)
+    shown += [_predicted(labelled, i, part) for i, part in predictions[::every][:SHOWN]]
     report = write_report(folder, evaluation=evaluation, shown=shown, method=type(recipe).__name__)
     return {"text": table(result), "report": report}
 
@@ -105,6 +121,14 @@ def _decomposed(prepared: Any, i: int) -> Any:
     sample = prepared[i]
     layers = {"component": sample["component"][-1].numpy()}
     return Shown(prepared.names[i], sample["points"].numpy(), layers, normals=sample["normals"].numpy())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What an earlier evaluation left, {} where that is nothing, or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _write(path: Path, value: Any) -> None:

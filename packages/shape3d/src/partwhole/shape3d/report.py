@@ -228,8 +228,12 @@ def _classification(page: Page, classification: Mapping[str, Any], method: str) 
 
 def _decomposition(page: Page, found: Mapping[str, Any]) -> None:
     page.section("The decomposition behind it")
-    names = {"engine": "engine", "shapes": "shapes", "done": "decomposed now", "cached": "from the cache"}
-    names |= {"left": "not yet decomposed", "fallbacks": "needed another engine than the first"}
+    names = {
+        "engine": "engine",
+        "shapes": "shapes",
+        "left": "not yet decomposed",
+        "fallbacks": "needed another engine than the first",
+    }
     rows: list[list[Any]] = [[text, found[key]] for key, text in names.items() if found.get(key) is not None]
     failed, components = found.get("failed") or [], found.get("components") or {}
     rows.append(["failed", len(failed)])

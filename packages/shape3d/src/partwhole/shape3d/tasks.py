@@ -130,12 +130,11 @@ class ShapeRecipe(ABC):
         result = few_shot(self.per_point(method.encoder), labelled, self.augment, options)
         return {f"linear_iou_at_{k}": result["arms"]["linear"][str(k)]["category_iou"][0]}
 
-    def finish(
-        self, encoder: Encoder, folder: Path, say: Callable[[str], None] = lambda text: None
-    ) -> Mapping[str, Any]:
+    def finish(self, encoder: Encoder, folder: Path, watch: Any = None) -> Mapping[str, Any]:
+        """Measure, show and report: what ``tools/run.py`` calls after training, and ``tools/evaluate.py`` alone."""
         from partwhole.shape3d.finish import finish
 
-        return finish(self, self.per_point(encoder).to(distributed.setup(self.fit.device)), folder, say)
+        return finish(self, self.per_point(encoder).to(distributed.setup(self.fit.device)), folder, watch or Quiet())
 
 
 @dataclass(frozen=True, kw_only=True)
