@@ -14,6 +14,7 @@ from torch import Tensor
 from partwhole.core.losses import (
     group_contrast,
     group_info_nce,
+    group_means,
     group_pairs,
 )
 from partwhole.core.testing import check_loss
@@ -324,3 +325,15 @@ print(peak(lambda: info_nce(q, q)))
     assert tiled < matrix / 2
     assert prototypes < 60
     assert pairs < 60, "one matrix of all pairs alone has 128 MB, and plain code keeps several"
+
+
+@quick
+@given(b=st.integers(1, 3), length=st.integers(1, 12), seed=st.integers(0, 99))
+def test_group_means_are_the_loop(b, length, seed):
+    feature, group, valid = draw(b, length, 3, seed=seed), whole(3, b, length, low=-1, seed=seed), coin(b, length)
+    feature[~valid] = torch.nan
+    mean, there = group_means(feature, group, 4, valid)
+    for i, g in itertools.product(range(b), range(4)):
+        mine = [feature[i, j] for j in range(length) if valid[i, j] and group[i, j] == g]
+        assert there[i, g] == bool(mine)
+        torch.testing.assert_close(mean[i, g], sum(mine) / len(mine) if mine else torch.zeros(3).double())

@@ -52,6 +52,23 @@ def test_component_contrast_keeps_the_contract(loss, views):
     check_method(lambda: ComponentContrast(encoder(), dim=8, loss=loss), components(ragged(batch()), views))
 
 
+@pytest.mark.parametrize("loss", ["prototype", "pair"])
+def test_clusters_keep_the_contract(loss):
+    check_method(lambda: ComponentContrast(encoder(), dim=8, loss=loss, clusters=3), components(ragged(batch())))
+
+
+def test_clusters_take_the_components_that_every_view_has():
+    """A component that one view lost has nothing to be compared with, and no component at all gives no loss."""
+    torch.manual_seed(0)
+    method = ComponentContrast(encoder(), dim=8, clusters=3).eval()
+    b = components(batch())
+    whole = method(b)["swapped"]
+    b["component"] = [b["component"][0], b["component"][1].masked_fill(b["component"][1] == 0, -1)]
+    assert method(b)["swapped"] != whole
+    b["component"] = [b["component"][0], torch.full_like(b["component"][1], -1)]
+    assert method(b)["swapped"] == 0
+
+
 def test_segment_parts_keeps_the_contract():
     check_method(lambda: SegmentParts(encoder(), MASK), ragged(batch()))
 
@@ -61,6 +78,7 @@ def test_segment_parts_keeps_the_contract():
     [
         (lambda: ComponentContrast(encoder(), dim=8), components),
         (lambda: ComponentContrast(encoder(), dim=8, loss="pair"), components),
+        (lambda: ComponentContrast(encoder(), dim=8, clusters=3), components),
         (lambda: SegmentParts(encoder(), MASK), dict),
     ],
 )

@@ -220,7 +220,7 @@ def test_generated_shapes_need_no_file():
     assert data.parts == [list(p) for p in generator.PARTS.values()]
     fewer = generated(12, points=300, seed=5)
     assert all(torch.equal(fewer[i]["points"], data[i]["points"]) for i in range(12))
-    two = generated(4, points=100, categories=["mug", "car"])
+    two = generated(4, points=100, categories=("mug", "car"))
     assert two.categories == ["mug", "car"]
 
 

@@ -69,7 +69,7 @@ def test_every_network_goes_the_whole_way(network, cache, tmp_path):
     result = recipe.finish(load_encoder(tmp_path), tmp_path)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert set(evaluation) == {"decomposition", "labelled", "few_shot", "classification"}
-    assert "random: frozen random network" in result["text"]
+    assert "random network, frozen, linear layer trained" in result["text"]
     assert Path(result["report"]).exists()
     assert list((tmp_path / "ply").glob("*.ply"))
 
@@ -78,6 +78,14 @@ def test_a_k_beyond_the_labelled_shapes_does_not_stop_the_training(cache):
     recipe = tiny(TASKS["acd"](), cache)
     recipe = replace(recipe, few_shot=replace(recipe.few_shot, shots=(1, 5, 10)))  # of 3 labelled shapes a category
     assert set(recipe.probe(recipe.build(watch=Quiet()).method)) == {"linear_iou_at_1"}
+
+
+def test_what_cannot_be_measured_is_told_before_the_training(cache):
+    acd, mae = tiny(TASKS["acd"](), cache), tiny(TASKS["mae"](), cache)
+    with pytest.raises(ValueError, match=r"cannot be measured on generated shapes .*9 wanted"):
+        replace(acd, few_shot=replace(acd.few_shot, shots=(9,))).build(watch=Quiet())
+    with pytest.raises(ValueError, match="leave joint out"):
+        replace(mae, few_shot=replace(mae.few_shot, arms=("joint",))).build(watch=Quiet())
 
 
 def test_an_evaluation_runs_where_the_training_ran(cache, tmp_path, monkeypatch):

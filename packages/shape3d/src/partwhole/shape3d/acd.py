@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from partwhole.core import distributed
 from partwhole.core.encoder import Encoder
-from partwhole.core.losses import group_contrast, group_info_nce, group_pairs
+from partwhole.core.losses import distill, group_contrast, group_info_nce, group_means, group_pairs, sinkhorn
 from partwhole.core.method import Batch, Method
+from partwhole.core.methods.dino import Prototypes
 from partwhole.core.methods.views import passes
 
 # Axes: V views, B shapes, L points, D features, C categories, K parts of all categories.
@@ -27,6 +28,10 @@ class ComponentContrast(Method):
     must look alike however the shape is turned, so that its place in space does not give it away.
     With several levels the finest is contrasted, and with prototypes points of one coarsest component are no negatives
     of each other.
+
+    ``clusters`` above 0 adds a signal over all shapes, which the contrast within one shape does not have: a component
+    must fall into the same of so many learned clusters in every view (swapped prediction, Caron et al., 2020), and
+    there are fewer clusters than components, so components of different shapes share them. It needs two views.
     """
 
     def __init__(
@@ -37,15 +42,19 @@ class ComponentContrast(Method):
         loss: Literal["prototype", "pair"] = "prototype",
         temperature: float = 0.1,
         margin: float = 0.5,
+        clusters: int = 0,
+        weight: float = 1.0,
     ):
         super().__init__(encoder)
         self.head = nn.Linear(encoder.dim, dim)
+        self.assign = Prototypes(encoder.dim, encoder.dim, dim // 2, clusters) if clusters else None
+        self.weight = weight
         self.loss, self.temperature, self.margin = loss, temperature, margin
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         views, masks = batch["views"], batch.get("valid")
-        feature = passes(lambda x, v: self.head(self.encoder(x, valid=v)), views, masks)  # (V, B, L, D)
-        feature = feature.transpose(0, 1).flatten(1, 2)
+        tokens = passes(lambda x, v: self.encoder(x, valid=v), views, masks)  # (V, B, L, D)
+        feature = self.head(tokens).transpose(0, 1).flatten(1, 2)
         component, valid = torch.cat(batch["component"], -1), None if masks is None else torch.cat(masks, 1)
         levels = component if component.ndim == 3 else component[:, None]
         fine, coarse = levels[:, -1], levels[:, 0] if levels.shape[1] > 1 else None
@@ -58,4 +67,26 @@ class ComponentContrast(Method):
         else:
             count = ((fine >= 0) if valid is None else (fine >= 0) & valid).sum()
             loss = group_info_nce(feature, fine, temperature=self.temperature, valid=valid, coarse=coarse)
-        return {"loss": loss * distributed.share(count), "items": torch.as_tensor(count)}
+        out = {"loss": loss * distributed.share(count), "items": torch.as_tensor(count)}
+        if self.assign is None:
+            return out
+        fine = fine.unflatten(1, (len(views), -1)).transpose(0, 1)
+        swapped = self.swapped(self.assign, tokens, fine, None if masks is None else torch.stack(list(masks)))
+        total = out["loss"] + self.weight * swapped
+        return {**out, "loss": total, "contrast": loss.detach(), "swapped": swapped.detach()}
+
+    def swapped(self, assign: nn.Module, tokens: Tensor, component: Tensor, valid: Tensor | None) -> Tensor:
+        """Cross entropy from the cluster of a component in one view to that in another.
+
+        tokens (V, B, L, D), component and valid (V, B, L). N components are in every view.
+        """
+        views, count = len(tokens), int(component.max()) + 1
+        mean, there = group_means(
+            tokens.flatten(0, 1), component.flatten(0, 1), count, None if valid is None else valid.flatten(0, 1)
+        )
+        everywhere = there.unflatten(0, (views, -1)).all(0)
+        scores = assign(mean.unflatten(0, (views, -1))[:, everywhere])  # (V, N, K)
+        N = scores.shape[1]
+        first, every = distributed.start(N), distributed.gather(scores.detach().transpose(0, 1)).transpose(0, 1)
+        target = sinkhorn(every, temperature=0.05)[:, first : first + N]
+        return distill(scores, target, temperature=0.1) * distributed.share(N)

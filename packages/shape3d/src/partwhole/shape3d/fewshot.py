@@ -10,7 +10,7 @@ the parts of a shape is averaged over shapes ("shape"), or over the shapes of a 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -29,13 +29,6 @@ from partwhole.shape3d.views import Augment
 # Axes: P points of a shape.
 
 Arm = Literal["random", "scratch", "linear", "finetune", "joint"]
-ARMS: dict[str, str] = {
-    "random": "frozen random network, linear layer trained",
-    "scratch": "random network, all of it trained",
-    "linear": "pre-trained, frozen, linear layer trained",
-    "finetune": "pre-trained, linear layer trained, then all of it",
-    "joint": "random network, labelled and unlabelled shapes together",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +71,7 @@ class FewShot:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}")
         if not self.arms:
-            raise ValueError(f"arms says what to compare: some of {', '.join(ARMS)}")
+            raise ValueError(f"arms says what to compare: some of {', '.join(get_args(Arm))}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import part_iou
 from partwhole.core.watch import Watch
 from partwhole.shape3d import classify, fewshot
-from partwhole.shape3d.fewshot import ARMS, Seen
+from partwhole.shape3d.fewshot import Seen
 
 if TYPE_CHECKING:
     from partwhole.shape3d.tasks import ShapeRecipe
@@ -35,6 +35,7 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     """
     from partwhole.shape3d.report import write_report
 
+    method = type(recipe).__name__
     labelled, prepared = recipe.evaluation(), recipe.prepare(watch)
     evaluation: dict[str, Any] = {
         "decomposition": {"engine": ", ".join(prepared.statistics()["engines"]), **prepared.statistics()}
@@ -76,18 +77,20 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     predictions = sorted((int(i), part.long()) for i, part in load_file(folder / PREDICTIONS).items())
     every = max(1, len(predictions) // SHOWN)
     shown += [_predicted(labelled, i, part) for i, part in predictions[::every][:SHOWN]]
-    report = write_report(folder, evaluation=evaluation, shown=shown, method=type(recipe).__name__)
-    return {"text": table(result), "report": report}
+    report = write_report(folder, evaluation=evaluation, shown=shown, method=method)
+    return {"text": table(result, method), "report": report}
 
 
-def table(few_shot: Mapping[str, Any]) -> str:
+def table(few_shot: Mapping[str, Any], method: str) -> str:
     """Mean part IoU over categories, mean and standard deviation over draws, an arm a line."""
+    from partwhole.shape3d.report import arm_names
+
     shots = [str(k) for k in few_shot["shots"]]
     lines = [f"{'part IoU (mean over categories)':58s}" + "".join(f"{'k = ' + k:>14s}" for k in shots)]
     for arm, cells in few_shot["arms"].items():
         values = [torch.tensor(cells[k]["category_iou"]) if k in cells else None for k in shots]
         text = ["-" if v is None else _spread(v) for v in values]
-        lines.append(f"{arm + ': ' + ARMS[arm]:58s}" + "".join(f"{t:>14s}" for t in text))
+        lines.append(f"{arm_names(arm, method)[1]:58s}" + "".join(f"{t:>14s}" for t in text))
     return "\n".join([*lines, *few_shot["problems"]])
 
 

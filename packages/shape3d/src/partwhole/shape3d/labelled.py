@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,8 @@ def read_labelled(
     return made
 
 
-def generated(count: int, *, points: int = 2048, seed: int = 0, categories: Sequence[str] | None = None) -> Labelled:
+@cache
+def generated(count: int, *, points: int = 2048, seed: int = 0, categories: tuple[str, ...] | None = None) -> Labelled:
     """``count`` generated shapes (`partwhole.shape3d.generator`), sampled on their visible surface; no file needed."""
     from partwhole.shape3d import generator
 

@@ -32,9 +32,9 @@ __all__ = ["Shown", "few_shot_summary", "write_ply", "write_report"]
 
 ARMS = {  # short and full names; the first is drawn as the baseline
     "scratch": ("from scratch", "random network, all of it trained"),
-    "random": ("random linear", "random network, frozen, linear classifier"),
-    "linear": ("{} linear", "{} pre-training, frozen, linear classifier"),
-    "finetune": ("{} fine-tuned", "{} pre-training, fine-tuned"),
+    "random": ("random linear", "random network, frozen, linear layer trained"),
+    "linear": ("{} linear", "{} pre-training, frozen, linear layer trained"),
+    "finetune": ("{} fine-tuned", "{} pre-training, linear layer trained, then all of it"),
     "joint": ("{} joint", "random network, {} and labels together"),
 }
 
@@ -156,15 +156,17 @@ def _few_shot(page: Page, few_shot: Mapping[str, Any], method: str) -> None:
         cells = {a: [_cell(arms, a, s, key) for s in shots] for a in order}
         if not any(c.count for row in cells.values() for c in row):
             continue
-        header, rows = ["training", *[f"k = {s}" for s in shots]], [[_arm(a, method)[0], *cells[a]] for a in order]
+        header, rows = ["training", *[f"k = {s}" for s in shots]], [[arm_names(a, method)[0], *cells[a]] for a in order]
         tables.append(table_html(header, rows, best="column", caption=f"Part IoU, {name}"))
-        series = [Series(_arm(a, method)[0], shots, [c.mean for c in r], [c.std for c in r]) for a, r in cells.items()]
+        series = [
+            Series(arm_names(a, method)[0], shots, [c.mean for c in r], [c.std for c in r]) for a, r in cells.items()
+        ]
         options = {"x": "k, labelled shapes per category", "log_x": True, "x_ticks": shots}
         charts.append(line_chart(series, title=f"Part IoU, {name}", **options))
     page.grid(tables)
     draws = few_shot.get("draws")
     over = f"{draws} draws" if draws else "the draws"
-    explained = "; ".join(f"{short}: {full}" for short, full in (_arm(a, method) for a in order) if short != full)
+    explained = "; ".join(f"{short}: {full}" for short, full in (arm_names(a, method) for a in order) if short != full)
     page.text(
         f"k labelled shapes per category; mean \N{PLUS-MINUS SIGN} standard deviation over {over} of them; the best of "
         f"each column is bold. {explained}."
@@ -176,7 +178,7 @@ def _few_shot(page: Page, few_shot: Mapping[str, Any], method: str) -> None:
     per = {s: _per_category(arms, order, s, method) for s in shots}
     if any(per.values()):
         page.heading("By category")
-        header = ["category", *[_arm(a, method)[0] for a in order]]
+        header = ["category", *[arm_names(a, method)[0] for a in order]]
         for i, shot in enumerate(s for s in shots if per[s]):
             options = {"best": "row"}
             if i == 0:
@@ -205,7 +207,7 @@ def _gains(arms: Mapping, order: Sequence[str], shots: Sequence[int], method: st
             pairs = zip(ours, plain, strict=True) if len(ours) == len(plain) else ()
             cells.append(Spread.of([100 * (a - b) for a, b in pairs if a is not None and b is not None]))
         if arm != "scratch" and any(c.count for c in cells):
-            rows.append([_arm(arm, method)[0], *cells])
+            rows.append([arm_names(arm, method)[0], *cells])
     return rows
 
 
@@ -277,8 +279,8 @@ def _cell(arms: Mapping, arm: str, shot: int, key: str = "category_iou") -> Spre
     return Spread.of(arms[arm].get(str(shot), {}).get(key) or [])
 
 
-def _arm(arm: str, method: str) -> tuple[str, str]:
-    """Its short and its full name."""
+def arm_names(arm: str, method: str) -> tuple[str, str]:
+    """The short and the full name of an arm."""
     short, full = ARMS.get(arm, (arm, arm))
     return short.format(method), full.format(method)
 

@@ -101,11 +101,10 @@ class ShapeRecipe(ABC):
 
     def check(self, watch: Any) -> None:
         """Before hours of work: say what is wrong with the labelled shapes; ValueError if nothing can be measured."""
-        if self.labelled is not None:
-            labelled = self.evaluation()
-            for problem in labelled.told():
-                watch.say(problem)
-            all_draws(labelled, self.few_shot)
+        labelled = self.evaluation()
+        for problem in labelled.told():
+            watch.say(problem)
+        all_draws(labelled, self.few_shot)
 
     def stream(self, samples: Sequence[dict[str, Tensor]]) -> Stream:
         return Stream(samples, self.view(), batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
@@ -134,6 +133,7 @@ class ShapeRecipe(ABC):
         """Measure, show and report: what ``tools/run.py`` calls after training, and ``tools/evaluate.py`` alone."""
         from partwhole.shape3d.finish import finish
 
+        self.check(Quiet())
         return finish(self, self.per_point(encoder).to(distributed.setup(self.fit.device)), folder, watch or Quiet())
 
 
@@ -150,8 +150,24 @@ class ACD(ShapeRecipe):
     margin: float = 0.5
     """Of the pair loss: cosine below which two points of different components are far enough apart."""
 
+    clusters: int = 0
+    """Clusters into which components of all shapes are sorted beside the contrast; 0: none. Needs two views."""
+    cluster_weight: float = 1.0
+    """Weight of the clusters' loss."""
+
+    def __post_init__(self) -> None:
+        if self.clusters and self.views < 2:
+            raise ValueError(f"clusters compare the views of a shape, and views is {self.views}: give --views 2")
+
     def method(self, encoder: Encoder) -> Method:
-        return ComponentContrast(encoder, loss=self.loss, temperature=self.temperature, margin=self.margin)
+        return ComponentContrast(
+            encoder,
+            loss=self.loss,
+            temperature=self.temperature,
+            margin=self.margin,
+            clusters=self.clusters,
+            weight=self.cluster_weight,
+        )
 
     def view(self) -> View:
         return ComponentViews(self.augment, self.views)
@@ -230,10 +246,12 @@ class MAE(ShapeRecipe):
     def view(self) -> View:
         return Masked(self.augment, self.network.patches, self.ratio)
 
-    def joint(self, encoder: Encoder) -> tuple[Method, Stream]:
-        raise ValueError(
-            "mae has no joint training, for it sees part of a shape only: leave joint out of few_shot.arms"
-        )
+    def check(self, watch: Any) -> None:
+        if "joint" in self.few_shot.arms:
+            raise ValueError(
+                "mae sees part of a shape only and has no joint training: leave joint out of few_shot.arms"
+            )
+        super().check(watch)
 
 
 _PAPER = Network(width=1.0, samples=(512, 128), neighbours=1.0)

@@ -10,9 +10,20 @@ group_info_nce   tokens of known group
 group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
 """
 
+from partwhole.core.losses.clustering import sinkhorn
 from partwhole.core.losses.contrastive import info_nce
 from partwhole.core.losses.distillation import distill, negative_cosine
-from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_pairs
+from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
 from partwhole.core.losses.masked import masked_mse
 
-__all__ = ["distill", "group_contrast", "group_info_nce", "group_pairs", "info_nce", "masked_mse", "negative_cosine"]
+__all__ = [
+    "distill",
+    "group_contrast",
+    "group_info_nce",
+    "group_means",
+    "group_pairs",
+    "info_nce",
+    "masked_mse",
+    "negative_cosine",
+    "sinkhorn",
+]
