@@ -52,24 +52,26 @@ def linear_probe(
     augment: Augment,
     *,
     penalty: float = 1e-3,
+    views: int = 4,
     points: int = 512,
+    batch: int = 32,
 ) -> SegmentParts:
     """A linear layer on frozen features: multinomial logistic regression by L-BFGS.
 
-    penalty: L2, on the weights. At most ``points`` points per shape are fitted. Features are standardised, and the
-    scaling is folded into the layer.
+    penalty: L2, on the weights. Fitted are ``points`` points of each shape, spread over so many ``views`` as training
+    would see it. Features are standardised, and the scaling is folded into the layer.
     """
     device = device_of(encoder)
     method = SegmentParts(copied(encoder), part_mask).to(device).eval()
     feature, part, category = [], [], []
-    for i, row, x in rows(shapes, augment, device):
+    for start in range(0, len(shapes) * views, batch):
+        seen = [augment(shapes[i % len(shapes)]) for i in range(start, min(start + batch, len(shapes) * views))]
         with torch.no_grad():
-            tokens = method.encoder(x).float()
-        for j, index, token in zip(i, row, tokens, strict=True):
-            some = torch.randperm(len(index), generator=torch.Generator().manual_seed(j))[:points]
-            feature.append(token[some.to(device)])
-            part.append(shapes[j]["part"][index[some]])
-            category.append(shapes[j]["category"].expand(len(some)))
+            tokens = method.encoder(torch.stack([view["x"] for view in seen]).to(device))
+        few = -(-points // views)  # an augmentation gives its points in random order
+        feature.append(tokens[:, :few].float().flatten(0, 1))
+        part.append(torch.cat([view["part"][:few] for view in seen]))
+        category.append(torch.cat([view["category"].expand(len(view["part"][:few])) for view in seen]))
     x, y, allowed = torch.cat(feature), torch.cat(part).to(device), part_mask[torch.cat(category)].to(device)
     x, y, allowed = x[y >= 0], y[y >= 0], allowed[y >= 0]
     mean, std = x.mean(0), x.std(0) + 1e-4
