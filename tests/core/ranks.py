@@ -108,6 +108,10 @@ def crops(sample):
     return {**two(sample), "crops": [x[:2], x[1:3]]}
 
 
+def parts(sample):
+    return {**two(sample), "component": [sample["group"], sample["group"]]}
+
+
 def masked(sample):
     return {"x": sample["x"], "hidden": hide(len(sample["x"]), 0.6)}
 
@@ -122,6 +126,7 @@ def make(name):
     from partwhole.core.methods.dino import DINO
     from partwhole.core.methods.mae import MAE
     from partwhole.core.methods.simclr import SimCLR
+    from partwhole.shape3d.acd import ComponentContrast
 
     torch.manual_seed(0)
     e = encoder()
@@ -131,6 +136,7 @@ def make(name):
         "byol-batchnorm": lambda: (BYOL(e, hidden=D, dim=4, norm="batch"), two, True),
         "dino": lambda: (DINO(e, prototypes=16, hidden=D, bottleneck=4), crops, True),
         "mae": lambda: (MAE(e, dim=D, depth=1, heads=2), masked, False),
+        "acd": lambda: (ComponentContrast(e, dim=8, clusters=3), parts, False),
         "groups": lambda: (Groups(e), same, True),
         "counted": lambda: (Counted(e), same, True),
         "rows": lambda: (Rows(e), same, False),
@@ -146,7 +152,7 @@ def make(name):
     return method.double(), stream
 
 
-METHODS = ("simclr", "byol", "byol-batchnorm", "dino", "mae", "groups", "joint")
+METHODS = ("simclr", "byol", "byol-batchnorm", "dino", "mae", "acd", "groups", "joint")
 
 
 # ------------------------------------------------------------------ checks, run by every rank

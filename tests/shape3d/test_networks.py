@@ -19,7 +19,7 @@ from partwhole.shape3d import grouped
 from partwhole.shape3d.acd import ComponentContrast
 from partwhole.shape3d.dgcnn import DGCNN, EdgeConv
 from partwhole.shape3d.norm import MLP
-from partwhole.shape3d.pointnet2 import Group, PointNet2, Propagate
+from partwhole.shape3d.pointnet2 import Everywhere, Group, PointNet2, Propagate
 from partwhole.shape3d.transformer import PerPoint, PointPatches
 
 
@@ -29,6 +29,7 @@ def patches(channels: int) -> TransformerEncoder:
 
 ENCODERS = {
     "pointnet2": lambda channels: PointNet2(channels, width=0.1, samples=(24, 8), neighbours=0.25, dim=12),
+    "pointnet2-everywhere": lambda channels: Everywhere(ENCODERS["pointnet2"](channels)),
     "pointnet2-layer": lambda channels: PointNet2(channels, width=0.1, samples=(24, 8), dim=12, norm="layer"),
     "dgcnn": lambda channels: DGCNN(channels, width=0.1, neighbours=6, dim=12),
     "dgcnn-layer": lambda channels: DGCNN(channels, width=0.1, neighbours=6, dim=12, norm="layer"),

@@ -41,6 +41,8 @@ class FewShot:
     """Random supports; the spread is over them."""
     arms: tuple[Arm, ...] = ("random", "scratch", "linear", "finetune")
     """What to compare; joint trains on labelled and unlabelled shapes at once and takes longest."""
+    levels: Literal["all", "last"] = "all"
+    """Features that a part is told from: those of all levels of PointNet++ side by side, or the last alone."""
     test: int = 10
     """Test shapes per category and draw at most, where the labelled set has no split of its own."""
     rotate: Literal["axis", "so3", "none"] = "none"

@@ -4,6 +4,7 @@ Axis letters: B batch, P points, S centres, K neighbours, D features.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -148,9 +149,10 @@ class PointNet2(Encoder):
         self.up1 = Propagate(self.first.dim, wide(256)[0], wide(256, 128), norm=norm)
         self.up0 = Propagate(channels, wide(128)[0], wide(128, 128), norm=norm)
         self.head = MLP(*wide(128), dim, norm=norm)
+        self.everywhere_dim = dim + wide(128)[0] + wide(256)[0] + channels
 
     def forward(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        return self.levels(x, valid=valid)[-1][0]
+        return self._run(x, valid)[0][-1][0]
 
     def levels(self, x: Tensor, *, valid: Tensor | None = None) -> list[tuple[Tensor, Tensor | None]]:
         """Features and validity at the second centres, the first centres and all points, none of them negative.
@@ -158,6 +160,18 @@ class PointNet2(Encoder):
         Pooled (mean over valid, square root, L2 normalised, side by side) they describe a shape, as the ACD paper
         does for classification.
         """
+        return self._run(x, valid)[0]
+
+    def everywhere(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        """What every level knows of every point, side by side: (B, P, ``everywhere_dim``).
+
+        The last features, then those of the first and the second centres, interpolated, then the input.
+        """
+        ((x2, _), (x1, _), (x0, _)), first, second = self._run(x, valid)
+        return torch.cat([x0, blend(x1, *first), blend(blend(x2, *second), *first), blank(x, valid).to(x0.dtype)], -1)
+
+    def _run(self, x: Tensor, valid: Tensor | None) -> tuple[list[tuple[Tensor, Tensor | None]], Any, Any]:
+        """The levels, and how to interpolate from the first centres to the points and from the second to the first."""
         if x.dim() != 3 or x.shape[-1] != self.channels:
             raise ValueError(f"PointNet2: x is {tuple(x.shape)}: expected (B, P, {self.channels})")
         x = blank(x, valid)
@@ -170,11 +184,31 @@ class PointNet2(Encoder):
         if valid2 is not None:
             x3 = x3.masked_fill(~valid2[..., None], 0)  # nothing is below 0
         x2 = self.up2(x2, x3.amax(1, keepdim=True), None, valid2)
-        x1 = self.up1(x1, x2, interpolation(xyz2, xyz1, 3, valid2), valid1)
-        x0 = self.up0(x, x1, interpolation(xyz1, xyz0, 3, valid1), valid)
-        return [(x2, valid2), (x1, valid1), (self.head(x0, valid), valid)]
+        second = interpolation(xyz2, xyz1, 3, valid2)
+        x1 = self.up1(x1, x2, second, valid1)
+        first = interpolation(xyz1, xyz0, 3, valid1)
+        x0 = self.up0(x, x1, first, valid)
+        return [(x2, valid2), (x1, valid1), (self.head(x0, valid), valid)], first, second
 
     def centres(self, xyz: Tensor, count: int, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         take = random_points if self.sampling == "random" and self.training else farthest_points
         count = min(count, xyz.shape[1])
         return gather(xyz, take(xyz, count, valid)), chosen(count, valid)
+
+
+class Everywhere(Encoder):
+    """A PointNet2 whose token of a point is what all its levels know of it: for telling parts, from few labels.
+
+    Contrast makes the last features forget what does not serve it; a linear layer finds it in those before.
+    """
+
+    def __init__(self, encoder: PointNet2):
+        super().__init__()
+        self.encoder, self.dim = encoder, encoder.everywhere_dim
+
+    def forward(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        return self.encoder.everywhere(x, valid=valid)
+
+    def levels(self, x: Tensor, *, valid: Tensor | None = None) -> list[tuple[Tensor, Tensor | None]]:
+        """As ``PointNet2.levels``."""
+        return self.encoder.levels(x, valid=valid)
