@@ -158,6 +158,19 @@ def test_an_evaluation_says_which_labelled_shapes_were_skipped(cache, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("apart", "told"), [("set", 0), ("another", 1)])
+def test_an_evaluation_on_another_set_than_was_left_out_says_so(cache, tmp_path, apart, told):
+    labelled = boxes(tmp_path / "set", 4)
+    (tmp_path / "clouds").mkdir()
+    np.save(tmp_path / "clouds" / "one.npy", np.random.default_rng(0).random((300, 3)))
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": {"labelled": str(tmp_path / apart)}}))
+    recipe = replace(tiny(TASKS["acd"](), cache), labelled=labelled, data=(tmp_path / "clouds",))
+    heard = Heard()
+    recipe.finish(recipe.encoder(), tmp_path, heard)
+    assert sum("careful" in text for text in heard.said) == told
+
+
+@pytest.mark.slow
 def test_an_evaluation_that_cannot_be_written_names_the_file(cache, tmp_path):
     recipe = tiny(TASKS["acd"](), cache)
     (tmp_path / "run").write_text("in the way")

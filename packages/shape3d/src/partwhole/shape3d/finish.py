@@ -57,6 +57,16 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     watch.say(f"few-shot part segmentation on {len(labelled)} labelled shapes of {categories} categories")
     for problem in labelled.told():
         watch.say(problem)
+    apart = _read(folder / "run.json").get("recipe", {}).get("labelled")  # the set that the pre-training left out
+    if (
+        recipe.data
+        and recipe.labelled is not None
+        and not recipe.source.retain_labelled
+        and str(recipe.labelled) != apart
+    ):
+        watch.say(
+            f"careful: the pre-training did not leave out what {recipe.labelled} has in common with its own shapes"
+        )
     result = fewshot.few_shot(
         encoder,
         labelled,
