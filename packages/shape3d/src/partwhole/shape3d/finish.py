@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from partwhole.shape3d import classify, fewshot
 from partwhole.shape3d.fewshot import Seen
 
 if TYPE_CHECKING:
+    from partwhole.shape3d.gallery import Shown
     from partwhole.shape3d.tasks import ShapeRecipe
 
 SHOWN = 200  # test shapes at most in the page and in ply/
@@ -57,15 +59,10 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     watch.say(f"few-shot part segmentation on {len(labelled)} labelled shapes of {categories} categories")
     for problem in labelled.told():
         watch.say(problem)
-    apart = _read(folder / "run.json").get("recipe", {}).get("labelled")  # the set that the pre-training left out
-    if (
-        recipe.data
-        and recipe.labelled is not None
-        and not recipe.source.retain_labelled
-        and str(recipe.labelled) != apart
-    ):
+    other = recipe.labelled is not None and recipe.data and not recipe.source.retain_labelled
+    if other and str(recipe.labelled) != _read(folder / "run.json").get("recipe", {}).get("labelled"):
         watch.say(
-            f"careful: the pre-training did not leave out what {recipe.labelled} has in common with its own shapes"
+            f"careful: what {recipe.labelled} has in common with the unlabelled shapes was not left out of training"
         )
     result = fewshot.few_shot(
         encoder,
@@ -86,7 +83,7 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     shown = [_decomposed(prepared, i) for i in range(0, len(prepared), max(1, len(prepared) // 12))][:12]
     predictions = sorted((int(i), part.long()) for i, part in load_file(folder / PREDICTIONS).items())
     every = max(1, len(predictions) // SHOWN)
-    shown += [_predicted(labelled, i, part) for i, part in predictions[::every][:SHOWN]]
+    shown += _pictured([_predicted(labelled, i, part) for i, part in predictions[::every][:SHOWN]])
     report = write_report(folder, evaluation=evaluation, shown=shown, method=method)
     return {"text": table(result, method), "report": report}
 
@@ -126,6 +123,21 @@ def _predicted(labelled: Any, i: int, prediction: Tensor) -> Any:
         labelled.names[i], sample["points"].numpy(), layers, score=iou, normals=sample["normals"].numpy(),
         parts=labelled.parts[c], category=labelled.categories[c],
     )  # fmt: skip
+
+
+def _pictured(shapes: "list[Shown]", sample: int = 12, extreme: int = 6) -> "list[Shown]":
+    """The same; those that the page has pictures of with their convex components, found from their points."""
+    from partwhole.shape3d.decompose.points import decompose_points
+    from partwhole.shape3d.gallery import spaced
+
+    ranked = sorted(shapes, key=lambda s: s.score or 0.0)
+    pictured = {id(s) for s in [*spaced(shapes, sample), *ranked[:extreme], *ranked[-extreme:]]}
+    return [
+        replace(s, layers={"component": decompose_points(s.points, normals=s.normals), **s.layers})
+        if id(s) in pictured
+        else s
+        for s in shapes
+    ]
 
 
 def _decomposed(prepared: Any, i: int) -> Any:

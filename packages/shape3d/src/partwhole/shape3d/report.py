@@ -85,6 +85,9 @@ def write_report(
         page.code(command if isinstance(command, str) else shlex.join(map(str, command)))
     if few_shot.get("arms"):
         _few_shot(page, few_shot, method)
+    if problems := (evaluation.get("labelled") or {}).get("problems"):
+        rows = [[str(path), str(why)] for path, why in problems[:200]]
+        page.table(["file", "why"], rows, fold=f"{len(problems)} problems with the labelled shapes")
     if evaluation.get("classification"):
         _classification(page, evaluation["classification"], method)
     if shapes:
