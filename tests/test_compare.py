@@ -43,6 +43,17 @@ def test_seeds_are_one_row_and_both_spreads_are_told(compare, tmp_path, capsys):
     assert "| acd-pair | 1 | linear | 0.400 ± 0.000 |" in lines
 
 
+def test_arms_of_one_run_may_lie_in_two_folders_and_other_draws_are_another_row(compare, tmp_path, capsys):
+    folders = [write(tmp_path / name, 0, "pair", [0.4, 0.6]) for name in ("a", "b", "c")]
+    for folder, arm, supports in zip(folders, ("scratch", "linear", "linear"), (["x"], ["x"], ["y"]), strict=True):
+        evaluation = json.loads((folder / "evaluation.json").read_text())["few_shot"]
+        kept = {"few_shot": {"arms": {arm: evaluation["arms"][arm]}, "supports": supports, "options": {"arms": [arm]}}}
+        (folder / "evaluation.json").write_text(json.dumps(kept))
+    compare.main([str(f) for f in folders])
+    rows = [line.split(" | ")[:3] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [["| acd-pair", "1", arm] for arm in ("scratch", "linear", "linear")]
+
+
 def test_an_unfinished_run_is_named(compare, tmp_path):
     import recipes
 

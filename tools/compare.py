@@ -2,9 +2,11 @@
 
     python tools/compare.py runs/a-seed0 runs/a-seed1 runs/a-seed2 runs/b-seed0 ...
 
-Runs that differ in their seed alone are one row. A cell is the mean over seeds and draws ± the standard deviation over
-draws (of the means over seeds); with several seeds, the standard deviation over seeds (of the means over draws) follows
-in brackets. Arms that do not read the pre-trained network (random, scratch) are taken from the first seed. Markdown.
+Runs that differ in their seed alone, measured alike on the same draws, are one row; their arms may lie in several
+folders (one run's folder copied and evaluated with other arms). A cell is the mean over seeds and draws ± the standard
+deviation over draws (of the means over seeds); with several seeds, the standard deviation over seeds (of the means over
+draws) follows in brackets. Arms that do not read the pre-trained network (random, scratch) are taken from the first
+seed. Markdown.
 """
 
 import argparse
@@ -39,14 +41,16 @@ def read(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise recipes.Usage(f"{folder} has no {name}: it is made by {made_by}")
     run, evaluation = (json.loads((folder / name).read_text()) for name in ("run.json", "evaluation.json"))
-    identity = {**json.loads(json.dumps(run["identity"])), "few_shot": run.get("recipe", {}).get("few_shot")}
+    few_shot = evaluation["few_shot"]
+    measured = {k: v for k, v in few_shot.get("options", {}).items() if k != "arms"}
+    identity = {**json.loads(json.dumps(run["identity"])), "measured": measured, "draws": few_shot.get("supports")}
     seed = identity.get("fit", {}).pop("seed", run.get("seed"))
     name = "-".join(filter(None, (run["task"], run.get("recipe_name"), identity.get("loss"))))
     return {
         "name": name,
         "seed": seed,
         "key": json.dumps(identity, sort_keys=True),
-        "arms": evaluation["few_shot"]["arms"],
+        "arms": few_shot["arms"],
     }
 
 
@@ -58,8 +62,8 @@ def table(runs: Sequence[Mapping[str, Any]], metric: str) -> str:
     shots = sorted({int(k) for run in runs for cells in run["arms"].values() for k in cells})
     lines = ["| run | seeds | arm | " + " | ".join(f"k = {k}" for k in shots) + " |", "|---" * (3 + len(shots)) + "|"]
     for group in groups.values():
-        for arm in group[0]["arms"]:
-            seeds = group[:1] if arm in UNTRAINED else [run for run in group if arm in run["arms"]]
+        for arm in dict.fromkeys(arm for run in group for arm in run["arms"]):
+            seeds = [run for run in group if arm in run["arms"]][: 1 if arm in UNTRAINED else None]
             cells = [cell([run["arms"][arm].get(str(k), {}).get(metric, []) for run in seeds]) for k in shots]
             lines.append(f"| {group[0]['name']} | {len(seeds)} | {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ the parts of a shape is averaged over shapes ("shape"), or over the shapes of a 
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -163,7 +163,7 @@ def few_shot(
     watch, look, keep: are told what happens, each network's predictions, and the results so far.
     begun: what an interrupted measurement kept: cells of the same encoder, options and shapes are not measured again.
     Returns {"shots", "draws", "arms": {arm: {k: {"category_iou", "shape_iou", "per_category"}}}, "supports",
-    "problems", "of", "complete"}, with one number per draw in every list.
+    "problems", "options", "of", "complete"}, with one number per draw in every list.
     """
     watch = watch or Quiet()
     if "joint" in options.arms and joint is None:
@@ -175,6 +175,7 @@ def few_shot(
     results: dict[str, Any] = {
         "shots": sorted(draws[0].support),
         "draws": options.draws,
+        "options": asdict(options),
         "arms": {arm: {} for arm in options.arms},
         "supports": [one.names(labelled) for one in draws],
         "problems": list(dict.fromkeys(p for one in draws for p in one.problems)),
