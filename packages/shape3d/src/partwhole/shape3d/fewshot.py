@@ -47,6 +47,8 @@ class FewShot:
     """Test shapes per category and draw at most, where the labelled set has no split of its own."""
     rotate: Literal["axis", "so3", "none"] = "none"
     """How labelled shapes are turned in training. Test shapes never are: turning helps only where poses vary."""
+    unturned: float = 0.5
+    """Share of the labelled shapes that are left as they stand where the others are turned."""
     steps: int = 300
     """Optimizer steps of fine-tuning, the same from scratch."""
     joint_steps: int = 1000
@@ -170,7 +172,7 @@ def few_shot(
         raise ValueError(
             "the arm 'joint' needs a self-supervised method and its shapes: pass joint=, or leave the arm out"
         )
-    augment = replace(augment, rotate=options.rotate)
+    augment = replace(augment, rotate=options.rotate, unturned=options.unturned)
     draws = all_draws(labelled, options)
     results: dict[str, Any] = {
         "shots": sorted(draws[0].support),

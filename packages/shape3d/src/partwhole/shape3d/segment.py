@@ -52,7 +52,7 @@ def linear_probe(
     augment: Augment,
     *,
     penalty: float = 1e-3,
-    views: int = 4,
+    views: int = 8,
     points: int = 512,
     batch: int = 32,
 ) -> SegmentParts:

@@ -271,7 +271,12 @@ RECIPES = {
                 steps=1000, lr=1e-3, weight_decay=1e-4, optimizer="adam", schedule="halving", halvings=7, warmup=0.0
             ),
             few_shot=FewShot(
-                arms=("random", "scratch", "linear", "finetune", "joint"), rotate="axis", steps=1000, batch=24, lr=1e-3
+                arms=("random", "scratch", "linear", "finetune", "joint"),
+                rotate="axis",
+                unturned=0.0,
+                steps=1000,
+                batch=24,
+                lr=1e-3,
             ),
         ),
         # What the README's table on real shapes was measured with: 20 minutes of one CPU core.
@@ -282,7 +287,7 @@ RECIPES = {
             augment=Augment(points=512, rotate="so3", normals=True),
             batch=8,
             fit=Fit(steps=4000, lr=2e-3, weight_decay=1e-4, evaluate_every=2000),
-            few_shot=FewShot(),
+            few_shot=FewShot(rotate="so3", steps=1000, finetune_lr=1e-3),
         ),
     }
 }

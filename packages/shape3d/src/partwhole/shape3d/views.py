@@ -74,6 +74,7 @@ class Augment:
 
     points: how many; drawn without repetition from the sample's, or with it where there are fewer.
     rotate: "axis" turns about ``up``, "so3" about any axis, "none" not at all.
+    unturned: share of the views that is left as it stands all the same.
     scale: an own factor from this range for every axis, after the rotation.
     shift: every coordinate moves by up to this. jitter: standard deviation of noise per point (cut at three of them).
     dropout: the greatest share of points lost before ``points`` are drawn.
@@ -83,6 +84,7 @@ class Augment:
     points: int = 1024
     rotate: Literal["axis", "so3", "none"] = "axis"
     up: Literal["x", "y", "z"] = "y"
+    unturned: float = 0.0
     scale: tuple[float, float] = (0.8, 1.25)
     shift: float = 0.1
     jitter: float = 0.0
@@ -98,8 +100,8 @@ class Augment:
             raise ValueError(f"up is {self.up!r}; expected 'x', 'y' or 'z'")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is {self.scale}; expected (low, high) with 0 < low <= high")
-        if not (0 <= self.dropout < 1 and self.jitter >= 0 and self.shift >= 0):
-            raise ValueError("expected 0 <= dropout < 1, jitter >= 0 and shift >= 0")
+        if not (0 <= self.dropout < 1 and 0 <= self.unturned <= 1 and self.jitter >= 0 and self.shift >= 0):
+            raise ValueError("expected 0 <= dropout < 1, 0 <= unturned <= 1, jitter >= 0 and shift >= 0")
 
     def __call__(self, sample: Sample) -> Sample:
         """Draws from torch's default generator only: the same seed gives the same view."""
@@ -112,7 +114,7 @@ class Augment:
         if self.normals and normals is None:
             raise ValueError("normals were asked for, and this sample has none; use normals=False")
         matrix = stretch(*self.scale)
-        if self.rotate != "none":
+        if self.rotate != "none" and not (self.unturned and torch.rand(()) < self.unturned):
             matrix = matrix @ rotation(self.up if self.rotate == "axis" else None)
         points, normals = transform(points, normals if self.normals else None, matrix)
         if self.shift:
