@@ -59,7 +59,7 @@ class FewShot:
     """Labelled shapes per step."""
     lr: float = 2e-3
     """Learning rate from scratch and of joint training."""
-    finetune_lr: float = 5e-4
+    finetune_lr: float = 1e-3
     """Learning rate of fine-tuning, which starts from the trained linear layer."""
     weight_decay: float = 1e-4
     """Weight decay of fine-tuning, the same from scratch."""
