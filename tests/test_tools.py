@@ -115,7 +115,6 @@ def test_another_recipe_in_the_folder_is_refused_and_incidental_fields_are_not(t
 
 
 def test_tensorboard_events_are_written(toy, capsys):
-    pytest.importorskip("tensorboard")
     assert toy("--folder", "r", "--tensorboard") == 0
     assert list(Path("r").glob("events.out.tfevents.*"))
 

@@ -83,7 +83,7 @@ def finish(recipe: Any, folder: Path, watch: Any) -> None:
             with signals.terminates_like_ctrl_c():
                 result = recipes.call(recipe.finish, encoder, folder, say=watch.say, watch=watch) or {}
         except (KeyboardInterrupt, signals.Interrupted) as error:
-            watch.say(f"stopped in the evaluation: the training is whole in {folder}; the same command evaluates again")
+            watch.say(f"stopped in the evaluation: the training is whole in {folder}; the same command evaluates on")
             raise KeyboardInterrupt(*(("SIGTERM",) if signals.is_sigterm(error) else ())) from error
     progress.close(watch)
     if result.get("table"):
@@ -148,8 +148,7 @@ def describe(folder: Path, about: Mapping[str, Any], recipe: Any, identity: Mapp
             "processes": distributed.world(),
         },
     }
-    text = json.dumps(record, indent=2).encode()
-    files.write(folder / "run.json", lambda file: file.write(text))
+    files.write_json(folder / "run.json", record)
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -1,6 +1,6 @@
 """Fixtures of the tests of core."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,12 +10,11 @@ import pytest
 @pytest.fixture(scope="session")
 def cases():
     """The module of small methods, and of what several ranks run."""
-    if "ranks" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("ranks", Path(__file__).with_name("ranks.py"))
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["ranks"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["ranks"]
+    sys.path.insert(0, str(Path(__file__).parent))  # ranks.py is imported by its name in the processes too
+    try:
+        return importlib.import_module("ranks")
+    finally:
+        sys.path.pop(0)
 
 
 @pytest.fixture(scope="session")

@@ -18,142 +18,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from miniatures import BATCH, D, clouds, crops, encoder, make, same
 from torch import nn
 
 from partwhole.core import checkpoint, distributed
-from partwhole.core.data import Stream, hide, together
-from partwhole.core.encoder import Encoder, Head, Mean, TransformerEncoder, Vectors
+from partwhole.core.data import Stream
 from partwhole.core.fit import Fit, Run, fit
-from partwhole.core.losses import group_info_nce
-from partwhole.core.method import Joint, Method
-from partwhole.core.norm import BatchNorm
 from partwhole.core.signals import Interrupted
 from partwhole.core.watch import Quiet
-
-D, BATCH = 8, 8  # 8 over 3 ranks: slices of 2, 3 and 3
-
-
-# ------------------------------------------------------------------ small methods and data
-
-
-class Groups(Method):
-    """Tokens of one group look alike."""
-
-    def __init__(self, encoder):
-        super().__init__(encoder)
-        self.head = nn.Linear(encoder.dim, 4)
-
-    def forward(self, batch):
-        valid = batch.get("valid", torch.ones_like(batch["group"], dtype=torch.bool))
-        feature = self.head(self.encoder(batch["x"], valid=valid))
-        loss = group_info_nce(feature, batch["group"], valid=valid)
-        return {"loss": loss * distributed.share(valid.sum())}
-
-
-class Rows(Method):
-    """A mean over all rows of a batch, however few a rank has; every row of ``y`` is predicted from its ``x``."""
-
-    def __init__(self, encoder):
-        super().__init__(encoder)
-        self.head = Head(Mean(), nn.Linear(encoder.dim, 3))
-
-    def forward(self, batch):
-        error = (self.head(self.encoder(batch["x"]), None) - batch["y"]).square().sum(-1)
-        return {"loss": error.mean() * distributed.share(len(error))}
-
-
-class Counted(Groups):
-    """The same; it says how many items its mean is over, so that micro-batches can be weighed."""
-
-    def forward(self, batch):
-        valid = batch.get("valid", torch.ones_like(batch["group"], dtype=torch.bool))
-        return {**super().forward(batch), "items": valid.sum()}
-
-
-def encoder():
-    return TransformerEncoder(Vectors(3, D, length=6), dim=D, depth=1, heads=2)
-
-
-class Layers(Encoder):
-    """Single layers in lists, what they return changed in place."""
-
-    def __init__(self):
-        super().__init__()
-        self.dim = D
-        self.linears = nn.ModuleList([nn.Linear(3, D), nn.Linear(D, D)])
-        self.norms = nn.ModuleList([BatchNorm(D), BatchNorm(D)])
-
-    def forward(self, x, *, valid=None):
-        for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = norm(linear(x), valid).relu_()
-        return x
-
-
-def clouds(ragged):
-    """24 clouds of 3 to 6 points (or 6), the first two coordinates of which say their group."""
-    g = torch.Generator().manual_seed(1)
-    out = []
-    for i in range(24):
-        x = torch.randn(3 + i % 4 if ragged else 6, 3, generator=g, dtype=torch.float64)
-        out.append({"x": x, "group": (x[:, 0] > 0).long(), "y": x.mean(0)})
-    return out
-
-
-def two(sample):
-    return {"views": [sample["x"] + 0.1 * torch.randn_like(sample["x"]) for _ in range(2)]}
-
-
-def crops(sample):
-    x = sample["x"]
-    return {**two(sample), "crops": [x[:2], x[1:3]]}
-
-
-def parts(sample):
-    return {**two(sample), "component": [sample["group"], sample["group"]]}
-
-
-def masked(sample):
-    return {"x": sample["x"], "hidden": hide(len(sample["x"]), 0.6)}
-
-
-def same(sample):
-    return sample
-
-
-def make(name):
-    """(method, stream) of a small case, in float64."""
-    from partwhole.core.methods.byol import BYOL
-    from partwhole.core.methods.dino import DINO
-    from partwhole.core.methods.mae import MAE
-    from partwhole.core.methods.simclr import SimCLR
-    from partwhole.shape3d.acd import ComponentContrast
-
-    torch.manual_seed(0)
-    e = encoder()
-    method, view, ragged = {
-        "simclr": lambda: (SimCLR(e, hidden=D, dim=4), two, True),
-        "byol": lambda: (BYOL(e, hidden=D, dim=4, norm="layer"), two, True),
-        "byol-batchnorm": lambda: (BYOL(e, hidden=D, dim=4, norm="batch"), two, True),
-        "dino": lambda: (DINO(e, prototypes=16, hidden=D, bottleneck=4), crops, True),
-        "mae": lambda: (MAE(e, dim=D, depth=1, heads=2), masked, False),
-        "acd": lambda: (ComponentContrast(e, dim=8, clusters=3), parts, False),
-        "groups": lambda: (Groups(e), same, True),
-        "counted": lambda: (Counted(e), same, True),
-        "rows": lambda: (Rows(e), same, False),
-        "layers": lambda: (Rows(Layers()), same, False),
-        "joint": lambda: (Joint({"a": Groups(e), "b": SimCLR(e, hidden=D, dim=4)}, {"a": 10.0, "b": 1.0}), None, True),
-    }[name]()
-    if view is None:
-        stream = together(
-            a=Stream(clouds(True), same, batch=BATCH, seed=1), b=Stream(clouds(True), two, batch=BATCH, seed=2)
-        )
-    else:
-        stream = Stream(clouds(ragged), view, batch=BATCH, seed=1)
-    return method.double(), stream
-
-
-METHODS = ("simclr", "byol", "byol-batchnorm", "dino", "mae", "acd", "groups", "joint")
-
 
 # ------------------------------------------------------------------ checks, run by every rank
 

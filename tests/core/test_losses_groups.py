@@ -332,8 +332,9 @@ print(peak(lambda: info_nce(q, q)))
 def test_group_means_are_the_loop(b, length, seed):
     feature, group, valid = draw(b, length, 3, seed=seed), whole(3, b, length, low=-1, seed=seed), coin(b, length)
     feature[~valid] = torch.nan
-    mean, there = group_means(feature, group, 4, valid)
-    for i, g in itertools.product(range(b), range(4)):
+    mean, there = group_means(feature, group, valid)
+    assert mean.shape[:2] == there.shape == (b, int(group.max()) + 1)
+    for i, g in itertools.product(range(b), range(there.shape[1])):
         mine = [feature[i, j] for j in range(length) if valid[i, j] and group[i, j] == g]
         assert there[i, g] == bool(mine)
         torch.testing.assert_close(mean[i, g], sum(mine) / len(mine) if mine else torch.zeros(3).double())

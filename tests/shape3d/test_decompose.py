@@ -275,7 +275,8 @@ def test_after_the_time_allowed_it_stops_and_says_what_is_left(tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("fakes")
 def test_a_cluster_that_loses_a_worker_midway_loses_no_shape(tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed")
+    import distributed  # slow to import
+
     shapes, manifest = boxes(tmp_path / "shapes", 16), tmp_path / "cache" / "manifest.jsonl"
     killed = []
     with (

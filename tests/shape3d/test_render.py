@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from partwhole.shape3d.render import colours, pictures, png, raster, surface, turn, write_ply
@@ -22,7 +23,6 @@ def ball(seed: int, count: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def test_ply_is_read_by_trimesh_with_colours_and_labels(tmp_path):
-    trimesh = pytest.importorskip("trimesh")
     points, _, labels = ball(0, 50)
     path = write_ply(tmp_path / "new" / "a.ply", points, colours(labels), labels=labels)
     cloud = trimesh.load(path)

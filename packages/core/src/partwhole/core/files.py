@@ -1,5 +1,6 @@
 """Files that are never half there, and failures to write them that say what to do."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,6 +33,12 @@ def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """As ``write``: JSON that people may read."""
+    text = json.dumps(value, indent=2).encode()
+    write(path, lambda file: file.write(text))
 
 
 @contextmanager

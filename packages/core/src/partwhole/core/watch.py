@@ -29,6 +29,16 @@ class Quiet:
     def say(self, text: str) -> None: ...
 
 
+class Steps(Quiet):
+    """Passes on how far the work is, and no words: for work that another has told about before."""
+
+    def __init__(self, watch: Watch):
+        self.watch = watch
+
+    def step(self, done: int, values: Mapping[str, float]) -> None:
+        self.watch.step(done, values)
+
+
 class Lines:
     """A plain line at most every ``every`` seconds, and for the last step; for logs and pipes."""
 

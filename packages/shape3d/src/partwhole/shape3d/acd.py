@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from partwhole.core import distributed
-from partwhole.core.encoder import Encoder
+from partwhole.core.encoder import Encoder, Prototypes
 from partwhole.core.losses import distill, group_contrast, group_info_nce, group_means, group_pairs, sinkhorn
 from partwhole.core.method import Batch, Method
-from partwhole.core.methods.dino import Prototypes
 from partwhole.core.methods.views import passes
 
-# Axes: V views, B shapes, L points, D features, C categories, K parts of all categories.
+# Axes: V views, B shapes, L points, D features, N components, K clusters.
 
 
 class ComponentContrast(Method):
@@ -80,12 +79,10 @@ class ComponentContrast(Method):
 
         tokens (V, B, L, D), component and valid (V, B, L). N components are in every view.
         """
-        views, count = len(tokens), int(component.max()) + 1
-        mean, there = group_means(
-            tokens.flatten(0, 1), component.flatten(0, 1), count, None if valid is None else valid.flatten(0, 1)
-        )
-        everywhere = there.unflatten(0, (views, -1)).all(0)
-        scores = assign(mean.unflatten(0, (views, -1))[:, everywhere])  # (V, N, K)
+        masks = None if valid is None else valid.flatten(0, 1)
+        mean, there = group_means(tokens.flatten(0, 1), component.flatten(0, 1), masks)
+        mean, there = (x.unflatten(0, (len(tokens), -1)) for x in (mean, there))  # (V, B, G, D), (V, B, G)
+        scores = assign(mean[:, there.all(0)].to(tokens.dtype))  # (V, N, K)
         N = scores.shape[1]
         first, every = distributed.start(N), distributed.gather(scores.detach().transpose(0, 1)).transpose(0, 1)
         target = sinkhorn(every, temperature=0.05)[:, first : first + N]

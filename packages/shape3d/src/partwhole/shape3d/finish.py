@@ -13,7 +13,7 @@ from torch import Tensor
 from partwhole.core import files
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import part_iou
-from partwhole.core.watch import Watch
+from partwhole.core.watch import Steps, Watch
 from partwhole.shape3d import classify, fewshot
 from partwhole.shape3d.fewshot import Seen
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from partwhole.shape3d.tasks import ShapeRecipe
 
 SHOWN = 200  # test shapes at most in the page and in ply/
-PREDICTIONS = (
-    "predictions.safetensors"  # index of a test shape -> its parts (P,), of the arm and the draw that are shown
-)
+PREDICTIONS = "predictions.safetensors"  # index of a test shape -> its parts (P,): what the page shows
 
 
 def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) -> Mapping[str, Any]:
@@ -38,9 +36,11 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     from partwhole.shape3d.report import write_report
 
     method = type(recipe).__name__
-    labelled, prepared = recipe.evaluation(), recipe.prepare(watch)
+    labelled, prepared = recipe.check(watch), recipe.prepare(Steps(watch))
+    statistics = prepared.statistics()
     evaluation: dict[str, Any] = {
-        "decomposition": {"engine": ", ".join(prepared.statistics()["engines"]), **prepared.statistics()}
+        "decomposition": {"engine": ", ".join(statistics["engines"]), **statistics},
+        "labelled": {"found": labelled.note, "problems": labelled.problems},
     }
     begun = _read(folder / "evaluation.json").get("few_shot")
     most = max(fewshot.draw(labelled, recipe.few_shot, 0).support, default=0)
@@ -52,13 +52,10 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
 
     def keep(few_shot: Mapping[str, Any]) -> None:
         evaluation["few_shot"] = few_shot
-        _write(folder / "evaluation.json", evaluation)
+        files.write_json(folder / "evaluation.json", evaluation)
 
-    evaluation["labelled"] = {"found": labelled.note, "problems": labelled.problems}
     categories = len(set(labelled.category))
     watch.say(f"few-shot part segmentation on {len(labelled)} labelled shapes of {categories} categories")
-    for problem in labelled.told():
-        watch.say(problem)
     other = recipe.labelled is not None and recipe.data and not recipe.source.retain_labelled
     if other and str(recipe.labelled) != _read(folder / "run.json").get("recipe", {}).get("labelled"):
         watch.say(
@@ -79,7 +76,7 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     svm = classify.svm_accuracy(encoder, labelled, draws, recipe.augment, seed=recipe.few_shot.seed)
     if svm:
         evaluation["classification"] = {"svm": svm}
-        _write(folder / "evaluation.json", evaluation)
+        files.write_json(folder / "evaluation.json", evaluation)
     shown = [_decomposed(prepared, i) for i in range(0, len(prepared), max(1, len(prepared) // 12))][:12]
     predictions = sorted((int(i), part.long()) for i, part in load_file(folder / PREDICTIONS).items())
     every = max(1, len(predictions) // SHOWN)
@@ -125,13 +122,12 @@ def _predicted(labelled: Any, i: int, prediction: Tensor) -> Any:
     )  # fmt: skip
 
 
-def _pictured(shapes: "list[Shown]", sample: int = 12, extreme: int = 6) -> "list[Shown]":
+def _pictured(shapes: "list[Shown]") -> "list[Shown]":
     """The same; those that the page has pictures of with their convex components, found from their points."""
     from partwhole.shape3d.decompose.points import decompose_points
-    from partwhole.shape3d.gallery import spaced
+    from partwhole.shape3d.gallery import groups
 
-    ranked = sorted(shapes, key=lambda s: s.score or 0.0)
-    pictured = {id(s) for s in [*spaced(shapes, sample), *ranked[:extreme], *ranked[-extreme:]]}
+    pictured = {id(s) for _, group in groups(shapes) for s in group}
     return [
         replace(s, layers={"component": decompose_points(s.points, normals=s.normals), **s.layers})
         if id(s) in pictured
@@ -154,8 +150,3 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-
-
-def _write(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=1).encode()
-    files.write(path, lambda file: file.write(text))

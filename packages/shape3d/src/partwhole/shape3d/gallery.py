@@ -16,6 +16,7 @@ from partwhole.core.report import Page, decimal, picture_html
 from partwhole.shape3d import render
 from partwhole.shape3d.render import write_ply
 
+SAMPLE, EXTREME = 12, 6  # shapes in the grid, and of the worst and the best
 ERROR_NAMES = {0: "right", 1: "wrong", -1: "unknown"}
 STYLE = """<style>
 .layers-of { display: grid; grid-template-columns: repeat(var(--n), minmax(0, 1fr)); gap: 4px; }
@@ -113,24 +114,35 @@ def label_name(shape: Shown, layer: str, value: int) -> str:
     return str(names[value]) if value < len(names) else str(value)
 
 
-def gallery(page: Page, shapes: Sequence[Shown], folder: Path, *, sample: int, extreme: int) -> None:
-    """Add the pictures of a sample, the worst and the best, and write each picture into ``folder`` as PNG too."""
+def ranked(shapes: Sequence[Shown]) -> list[Shown]:
+    """Those with a score, the worst first."""
     scored = [s for s in shapes if s.score is not None and np.isfinite(s.score)]
-    scored.sort(key=lambda s: float(s.score or 0))
+    return sorted(scored, key=lambda s: float(s.score or 0))
+
+
+def groups(shapes: Sequence[Shown], sample: int = SAMPLE, extreme: int = EXTREME) -> list[tuple[str, list[Shown]]]:
+    """Which shapes the page has pictures of, under which title: a sample, the worst and the best."""
+    scored = ranked(shapes)
     extreme = min(extreme, len(scored) // 2)
     unlabelled = [s for s in shapes if s.layers.keys() <= {"component"}]
     labelled = [s for s in shapes if not s.layers.keys() <= {"component"}]
     named = (("Convex components of shapes without labels", unlabelled), ("A sample", labelled))
-    groups = [(title, spaced(some, sample)) for title, some in named if some]
+    chosen = [(title, spaced(some, sample)) for title, some in named if some]
     if extreme:
-        groups += [("The worst", scored[:extreme]), ("The best", scored[::-1][:extreme])]
+        chosen += [("The worst", scored[:extreme]), ("The best", scored[::-1][:extreme])]
+    return chosen
+
+
+def gallery(page: Page, shapes: Sequence[Shown], folder: Path, *, sample: int, extreme: int) -> None:
+    """Add the pictures of a sample, the worst and the best, and write each picture into ``folder`` as PNG too."""
     page.raw(STYLE)
     layers = ", ".join(dict.fromkeys(layer for s in shapes for layer in s.layers))
-    page.text(f"Coloured by {layers}." + (" The number is the part IoU of the shape." if scored else ""))
+    page.text(f"Coloured by {layers}." + (" The number is the part IoU of the shape." if ranked(shapes) else ""))
     cards: dict[int, str] = {}
     names = file_names(shapes)
-    for title, group in groups:
-        if len(groups) > 1:
+    chosen = groups(shapes, sample, extreme)
+    for title, group in chosen:
+        if len(chosen) > 1:
             page.heading(title)
         for s in group:
             if id(s) not in cards:

@@ -24,7 +24,7 @@ from partwhole.core.report import (
     read_metrics,
     table_html,
 )
-from partwhole.shape3d.gallery import Shown, gallery, spaced, write_plys
+from partwhole.shape3d.gallery import EXTREME, SAMPLE, Shown, gallery, spaced, write_plys
 from partwhole.shape3d.render import write_ply
 from partwhole.shape3d.viewer import viewer
 
@@ -50,8 +50,8 @@ def write_report(
     about: str = "",
     method: str = "ACD",
     up: Literal["x", "y", "z"] = "y",
-    sample: int = 12,
-    extreme: int = 6,
+    sample: int = SAMPLE,
+    extreme: int = EXTREME,
     viewer_shapes: int = 100,
     viewer_points: int = 2048,
 ) -> Path:

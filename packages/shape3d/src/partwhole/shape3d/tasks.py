@@ -101,12 +101,13 @@ class ShapeRecipe(ABC):
         """The labelled shapes."""
         return self.source.labelled(self.labelled)
 
-    def check(self, watch: Any) -> None:
-        """Before hours of work: say what is wrong with the labelled shapes; ValueError if nothing can be measured."""
+    def check(self, watch: Any) -> Labelled:
+        """The labelled shapes, what is wrong with them said before long work; ValueError if they measure nothing."""
         labelled = self.evaluation()
         for problem in labelled.told():
             watch.say(problem)
         all_draws(labelled, self.few_shot)
+        return labelled
 
     def stream(self, samples: Sequence[dict[str, Tensor]]) -> Stream:
         return Stream(samples, self.view(), batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
@@ -135,7 +136,6 @@ class ShapeRecipe(ABC):
         """Measure, show and report: what ``tools/run.py`` calls after training, and ``tools/evaluate.py`` alone."""
         from partwhole.shape3d.finish import finish
 
-        self.check(Quiet())
         return finish(self, self.per_point(encoder).to(distributed.setup(self.fit.device)), folder, watch or Quiet())
 
 
@@ -151,7 +151,6 @@ class ACD(ShapeRecipe):
     """Of the prototype loss."""
     margin: float = 0.5
     """Of the pair loss: cosine below which two points of different components are far enough apart."""
-
     clusters: int = 0
     """Clusters into which components of all shapes are sorted beside the contrast; 0: none. Needs two views."""
     cluster_weight: float = 1.0
@@ -248,12 +247,12 @@ class MAE(ShapeRecipe):
     def view(self) -> View:
         return Masked(self.augment, self.network.patches, self.ratio)
 
-    def check(self, watch: Any) -> None:
+    def check(self, watch: Any) -> Labelled:
         if "joint" in self.few_shot.arms:
             raise ValueError(
                 "mae sees part of a shape only and has no joint training: leave joint out of few_shot.arms"
             )
-        super().check(watch)
+        return super().check(watch)
 
 
 _PAPER = Network(width=1.0, samples=(512, 128), neighbours=1.0)

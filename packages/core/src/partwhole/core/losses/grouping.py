@@ -108,17 +108,17 @@ def group_pairs(group: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Ten
     return sizes.square().sum().double(), known.sum(1).square().sum().double()
 
 
-def group_means(feature: Tensor, group: Tensor, count: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean feature (B, G, D) of the groups 0 to ``count`` - 1 of every thing, 0 where it has none such, and which it
-    has (B, G) bool.
+@in_float32
+def group_means(feature: Tensor, group: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean feature (B, G, D) of a thing's groups, 0 where it has none of that number, and which it has (B, G).
 
-    feature (B, L, D), group (B, L) integer.
+    feature (B, L, D), group (B, L) integer: G - 1 is the greatest.
     """
     known = _known(feature, group, valid)
-    member = (group[..., None] == torch.arange(count, device=group.device)) & known[..., None]  # (B, L, G)
+    member = _member(group, known)
     size = member.sum(1)
     total = member.to(feature.dtype).mT @ _clear(feature, known)
-    return total / size.clamp(min=1)[..., None].to(feature.dtype), size > 0
+    return total / size.clamp(min=1)[..., None], size > 0
 
 
 class _PairSum(torch.autograd.Function):

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def widen(x: Any) -> Any:
@@ -16,11 +17,11 @@ def widen(x: Any) -> Any:
     return x.float() if narrow else x
 
 
-def in_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
     """Run ``loss`` outside autocast with its half-precision arguments widened; the value stays float32."""
 
     @wraps(loss)
-    def wide(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def wide(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
         with torch.autocast(device, enabled=False):
             return loss(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
