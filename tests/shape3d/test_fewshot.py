@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from partwhole.core.encoder import Encoder
 from partwhole.shape3d.classify import svm_accuracy
 from partwhole.shape3d.fewshot import FewShot, draw, few_shot, test_iou
+from partwhole.shape3d.labelled import generated
+from partwhole.shape3d.pointnet2 import PointNet2
 from partwhole.shape3d.segment import SegmentParts, linear_probe, predict, rows
 from partwhole.shape3d.views import Augment
 
@@ -228,3 +230,16 @@ def test_a_measurement_of_something_else_is_not_gone_on_with(change):
     seen = []
     few_shot(encoder, labelled, AUGMENT, options, begun=begun, look=seen.append)
     assert len(seen) == 1
+
+
+def test_two_processes_measure_what_one_does():
+    """In order, though cells end in another order: training from scratch takes longer than a linear layer."""
+    labelled = generated(10, points=64, categories=("lamp", "chair"))
+    torch.manual_seed(0)
+    encoder = PointNet2(width=0.05, samples=(16, 4), neighbours=0.1, dim=8).eval()
+    options = FewShot(shots=(1, 2), draws=2, arms=("scratch", "linear"), steps=3, test=2)
+    one, two = [], []
+    alone = few_shot(encoder, labelled, AUGMENT, options, look=one.append)
+    side = few_shot(encoder, labelled, AUGMENT, options, look=two.append, processes=2)
+    assert side["arms"] == alone["arms"]
+    assert [(s.arm, s.k, s.draw) for s in two] == [(s.arm, s.k, s.draw) for s in one]

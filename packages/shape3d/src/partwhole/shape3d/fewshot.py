@@ -24,6 +24,7 @@ from partwhole.core.method import Joint, Method
 from partwhole.core.watch import Quiet, Watch
 from partwhole.shape3d.labelled import Labelled
 from partwhole.shape3d.segment import SegmentParts, device_of, fresh, linear_probe, predict, settled
+from partwhole.shape3d.side import side_by_side
 from partwhole.shape3d.views import Augment
 
 # Axes: P points of a shape.
@@ -136,12 +137,18 @@ def all_draws(labelled: Labelled, options: FewShot) -> list[Draw]:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one trained network predicted: test shape -> the part of each of its points."""
+class Cell:
+    """One network to train and to test."""
 
     arm: Arm
     k: int
     draw: int
+
+
+@dataclass(frozen=True)
+class Seen(Cell):
+    """What a network predicted: test shape -> the part of each of its points."""
+
     predictions: dict[int, Tensor]
 
 
@@ -156,6 +163,7 @@ def few_shot(
     look: Callable[[Seen], None] = lambda seen: None,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
     begun: Mapping[str, Any] | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Measure every arm at every k for every draw.
 
@@ -164,6 +172,7 @@ def few_shot(
     joint: gives the self-supervised method on a fresh encoder and its stream, for the arm of that name.
     watch, look, keep: are told what happens, each network's predictions, and the results so far.
     begun: what an interrupted measurement kept: cells of the same encoder, options and shapes are not measured again.
+    processes: cells measured side by side on the CPU, each in a process of one thread.
     Returns {"shots", "draws", "arms": {arm: {k: {"category_iou", "shape_iou", "per_category"}}}, "supports",
     "problems", "options", "of", "complete"}, with one number per draw in every list.
     """
@@ -188,33 +197,54 @@ def few_shot(
         results["arms"] = {arm: dict(begun["arms"].get(arm, {})) for arm in options.arms}
     for problem in results["problems"]:
         watch.say(problem)
-    total, done = len(options.arms) * sum(len(one.support) for one in draws), 0
-    for d, one in enumerate(draws):
-        for arm in options.arms:
-            cells, start = results["arms"][arm], None
-            for k, chosen in one.support.items():
-                done += 1
-                cell = cells.setdefault(str(k), {"category_iou": [], "shape_iou": [], "per_category": {}})
-                if len(cell["category_iou"]) > sum(k in earlier.support for earlier in draws[:d]):
-                    continue  # measured before the interruption
-                if start is None:
-                    start = starting(arm, encoder, labelled, augment, seed=options.seed + d)
-                support = [labelled[i] for i in chosen]
-                torch.manual_seed(options.seed + d)
-                method = trained(arm, start, support, labelled.part_mask, augment, options, joint=joint)
-                known = {labelled.category[i] for i in chosen}
-                test = [i for i in one.test if labelled.category[i] in known]
-                parts = predict(method, [labelled[i] for i in test], augment)
-                predictions = dict(zip(test, parts, strict=True))
-                look(Seen(arm, k, d, predictions))
-                _add(cell, test_iou(predictions, labelled))
-                keep(results)
-                watch.step(done, {"total": total})
-            text = ", ".join(f"k={k} {cell['category_iou'][-1]:.3f}" for k, cell in cells.items())
-            watch.say(f"draw {d + 1} of {options.draws}, {arm}: {text}")
+    cells = [Cell(arm, k, d) for d, one in enumerate(draws) for arm in options.arms for k in one.support]
+    left = []
+    for cell in cells:
+        measured = results["arms"][cell.arm].setdefault(
+            str(cell.k), {"category_iou": [], "shape_iou": [], "per_category": {}}
+        )
+        if len(measured["category_iou"]) <= sum(cell.k in earlier.support for earlier in draws[: cell.draw]):
+            left.append(cell)
+
+    def measure(cell: Cell) -> Seen:
+        return predicted(cell, draws[cell.draw], encoder, labelled, augment, options, joint)
+
+    known = len(cells) - len(left)
+    processes = processes if device_of(encoder).type == "cpu" else 1
+    for done, seen in enumerate(side_by_side(measure, left, processes), known + 1):
+        look(seen)
+        _add(results["arms"][seen.arm][str(seen.k)], test_iou(seen.predictions, labelled))
+        keep(results)
+        watch.step(done, {"total": len(cells)})
+        if done == len(cells) or (cells[done].arm, cells[done].draw) != (seen.arm, seen.draw):
+            of_arm = results["arms"][seen.arm].items()
+            text = ", ".join(f"k={k} {cell['category_iou'][-1]:.3f}" for k, cell in of_arm)
+            watch.say(f"draw {seen.draw + 1} of {options.draws}, {seen.arm}: {text}")
     results["complete"] = True
     keep(results)
     return results
+
+
+def predicted(
+    cell: Cell,
+    drawn: Draw,
+    encoder: Encoder,
+    labelled: Labelled,
+    augment: Augment,
+    options: FewShot,
+    joint: Callable[[Encoder], tuple[Method, Stream]] | None,
+) -> Seen:
+    """Train the network of ``cell`` and let it predict: a function of its arguments alone."""
+    seed = options.seed + cell.draw
+    start = starting(cell.arm, encoder, labelled, augment, seed=seed)
+    chosen = drawn.support[cell.k]
+    torch.manual_seed(seed)
+    support = [labelled[i] for i in chosen]
+    method = trained(cell.arm, start, support, labelled.part_mask, augment, options, joint=joint)
+    known = {labelled.category[i] for i in chosen}
+    test = [i for i in drawn.test if labelled.category[i] in known]
+    parts = predict(method, [labelled[i] for i in test], augment)
+    return Seen(cell.arm, cell.k, cell.draw, dict(zip(test, parts, strict=True)))
 
 
 def starting(arm: Arm, encoder: Encoder, labelled: Labelled, augment: Augment, *, seed: int) -> Encoder:

@@ -1,6 +1,7 @@
 """What follows training: measure the features, show them, write the report; each result is kept as soon as known."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,7 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         look=look,
         keep=keep,
         begun=begun,
+        processes=recipe.source.workers or os.cpu_count() or 1,
     )
     draws = fewshot.all_draws(labelled, recipe.few_shot)
     svm = classify.svm_accuracy(encoder, labelled, draws, recipe.augment, seed=recipe.few_shot.seed)
