@@ -53,13 +53,13 @@ def linear_probe(
     *,
     penalty: float = 1e-3,
     views: int = 8,
-    points: int = 512,
+    rows: int = 60_000,
     batch: int = 32,
 ) -> SegmentParts:
     """A linear layer on frozen features: multinomial logistic regression by L-BFGS.
 
-    penalty: L2, on the weights. Fitted are ``points`` points of each shape, spread over so many ``views`` as training
-    would see it. Features are standardised, and the scaling is folded into the layer.
+    penalty: L2, on the weights. Fitted are about ``rows`` points, spread over so many ``views`` of each shape as
+    training would see it. Features are standardised, and the scaling is folded into the layer.
     """
     device = device_of(encoder)
     method = SegmentParts(copied(encoder), part_mask).to(device).eval()
@@ -68,7 +68,7 @@ def linear_probe(
         seen = [augment(shapes[i % len(shapes)]) for i in range(start, min(start + batch, len(shapes) * views))]
         with torch.no_grad():
             tokens = method.encoder(torch.stack([view["x"] for view in seen]).to(device))
-        few = -(-points // views)  # an augmentation gives its points in random order
+        few = -(-rows // (len(shapes) * views))  # an augmentation gives its points in random order
         feature.append(tokens[:, :few].float().flatten(0, 1))
         part.append(torch.cat([view["part"][:few] for view in seen]))
         category.append(torch.cat([view["category"].expand(len(view["part"][:few])) for view in seen]))
