@@ -58,10 +58,8 @@ class FewShot:
     """Weight of the self-supervised loss in joint training."""
     batch: int = 8
     """Labelled shapes per step."""
-    lr: float = 2e-3
-    """Learning rate from scratch and of joint training."""
-    finetune_lr: float = 1e-3
-    """Learning rate of fine-tuning, which starts from the trained linear layer."""
+    lr: float = 4e-3
+    """Learning rate of fine-tuning and joint training, the same from scratch."""
     weight_decay: float = 1e-4
     """Weight decay of fine-tuning, the same from scratch."""
     penalty: float = 1e-3
@@ -268,9 +266,11 @@ def trained(
     """What ``arm`` makes of the labelled shapes ``support``; ``start`` is not changed."""
     if arm in ("scratch", "joint"):
         method = SegmentParts(copied(start), part_mask)
-        return train(method, support, augment, options, lr=options.lr, joint=joint if arm == "joint" else None)
-    method = linear_probe(start, support, part_mask, augment, penalty=options.penalty)
-    return train(method, support, augment, options, lr=options.finetune_lr) if arm == "finetune" else method
+    else:
+        method = linear_probe(start, support, part_mask, augment, penalty=options.penalty)
+    if arm in ("random", "linear"):
+        return method
+    return train(method, support, augment, options, joint=joint if arm == "joint" else None)
 
 
 def fingerprint(encoder: Encoder, labelled: Labelled, augment: Augment, options: FewShot) -> str:
@@ -299,7 +299,6 @@ def train(
     augment: Augment,
     options: FewShot,
     *,
-    lr: float,
     joint: Callable[[Encoder], tuple[Method, Stream]] | None = None,
 ) -> SegmentParts:
     """``segment``, all of it trained on labelled ``shapes`` with the one loop of core."""
@@ -314,7 +313,7 @@ def train(
         stream, steps = together(labelled=stream, unlabelled=unlabelled), options.joint_steps
     loop = Fit(
         steps=steps,
-        lr=lr,
+        lr=options.lr,
         weight_decay=options.weight_decay,
         seed=options.seed,
         device=str(device_of(segment)),

@@ -286,7 +286,7 @@ RECIPES = {
             augment=Augment(points=512, rotate="so3", normals=True),
             batch=8,
             fit=Fit(steps=4000, lr=2e-3, weight_decay=1e-4, evaluate_every=2000),
-            few_shot=FewShot(rotate="so3", steps=1200, finetune_lr=2e-3),
+            few_shot=FewShot(rotate="so3", steps=600),
         ),
     }
 }
