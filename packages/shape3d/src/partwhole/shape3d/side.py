@@ -1,6 +1,10 @@
 """Independent pieces of work side by side, in processes of one thread."""
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -22,9 +26,22 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], processe
     import joblib
 
     parallel: Any = joblib.Parallel(n_jobs=processes, return_as="generator")
-    yield from parallel(joblib.delayed(_alone)(work, item) for item in items)
+    yield from parallel(joblib.delayed(_alone)(work, item, os.getpid()) for item in items)
 
 
-def _alone(work: Callable[[Any], Any], item: Any) -> Any:
+def _alone(work: Callable[[Any], Any], item: Any, parent: int) -> Any:
+    _end_with(parent)
     torch.set_num_threads(1)
     return work(item)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Once in a process: have it end when its parent is gone, for after ``kill -9`` it would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

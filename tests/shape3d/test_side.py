@@ -1,0 +1,64 @@
+"""Work side by side: in order, and nothing of it outlives who asked for it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from partwhole.shape3d.side import side_by_side
+
+
+def test_one_process_works_as_results_are_asked_for():
+    done = []
+    results = side_by_side(lambda i: done.append(i) or -i, [1, 2, 3], processes=1)
+    assert next(results) == -1
+    assert done == [1]
+    assert list(results) == [-2, -3]
+
+
+def test_nothing_to_do_is_done():
+    assert list(side_by_side(str, [], processes=4)) == []
+
+
+PARENT = """
+import os, time
+from partwhole.shape3d.side import side_by_side
+
+def work(item):
+    print(os.getpid(), flush=True)
+    time.sleep(0 if item < 2 else 600)
+    return item
+
+if __name__ == "__main__":
+    list(side_by_side(work, range(4), 2))
+"""
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_asked(tmp_path, number):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = {int(parent.stdout.readline()) for _ in range(4)}
+    assert workers
+    assert all(map(alive, workers))
+    os.kill(parent.pid, number)
+    parent.wait(30)
+    until = time.monotonic() + 30
+    while any(map(alive, workers)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+    parent.stdout.close()
