@@ -212,6 +212,7 @@ def test_an_interrupted_measurement_goes_on_and_ends_the_same(after):
 
     with pytest.raises(KeyboardInterrupt):
         few_shot(encoder, labelled, AUGMENT, options, keep=keep)
+    assert all(cell["category_iou"] for cells in kept[-1]["arms"].values() for cell in cells.values())
     again = few_shot(encoder, labelled, AUGMENT, options, begun=kept[-1], look=seen.append)
     assert again == whole
     assert len(seen) == 8 - after

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+import torch
 
-from partwhole.shape3d.side import side_by_side
+from partwhole.shape3d.side import _alone, side_by_side
 
 
 def test_one_process_works_as_results_are_asked_for():
@@ -21,6 +23,13 @@ def test_one_process_works_as_results_are_asked_for():
 
 def test_nothing_to_do_is_done():
     assert list(side_by_side(str, [], processes=4)) == []
+
+
+def test_work_that_stays_in_the_asking_process_does_not_end_it():
+    """As in a worker of another pool, which may start no processes of its own."""
+    before = threading.active_count(), torch.get_num_threads()
+    assert _alone(str, 1, os.getpid()) == "1"
+    assert (threading.active_count(), torch.get_num_threads()) == before
 
 
 PARENT = """

@@ -170,7 +170,7 @@ def few_shot(
     joint: gives the self-supervised method on a fresh encoder and its stream, for the arm of that name.
     watch, look, keep: are told what happens, each network's predictions, and the results so far.
     begun: what an interrupted measurement kept: cells of the same encoder, options and shapes are not measured again.
-    processes: cells measured side by side on the CPU, each in a process of one thread.
+    processes: cells measured side by side on the CPU, each in a process of one thread, which takes about 1 GB.
     Returns {"shots", "draws", "arms": {arm: {k: {"category_iou", "shape_iou", "per_category"}}}, "supports",
     "problems", "options", "of", "complete"}, with one number per draw in every list.
     """
@@ -196,13 +196,7 @@ def few_shot(
     for problem in results["problems"]:
         watch.say(problem)
     cells = [Cell(arm, k, d) for d, one in enumerate(draws) for arm in options.arms for k in one.support]
-    left = []
-    for cell in cells:
-        measured = results["arms"][cell.arm].setdefault(
-            str(cell.k), {"category_iou": [], "shape_iou": [], "per_category": {}}
-        )
-        if len(measured["category_iou"]) <= sum(cell.k in earlier.support for earlier in draws[: cell.draw]):
-            left.append(cell)
+    left = [cell for cell in cells if not _measured(cell, results["arms"], draws)]
 
     def measure(cell: Cell) -> Seen:
         return predicted(cell, draws[cell.draw], encoder, labelled, augment, options, joint)
@@ -211,7 +205,7 @@ def few_shot(
     processes = processes if device_of(encoder).type == "cpu" else 1
     for done, seen in enumerate(side_by_side(measure, left, processes), known + 1):
         look(seen)
-        _add(results["arms"][seen.arm][str(seen.k)], test_iou(seen.predictions, labelled))
+        _add(results["arms"][seen.arm], seen.k, test_iou(seen.predictions, labelled))
         keep(results)
         watch.step(done, {"total": len(cells)})
         if done == len(cells) or (cells[done].arm, cells[done].draw) != (seen.arm, seen.draw):
@@ -324,7 +318,14 @@ def train(
     return segment
 
 
-def _add(cell: dict[str, Any], iou: Mapping[str, Any]) -> None:
+def _measured(cell: Cell, arms: Mapping[str, Any], draws: Sequence[Draw]) -> bool:
+    """Whether ``arms`` hold a number for ``cell``: they are filled draw by draw."""
+    known = arms[cell.arm].get(str(cell.k), {"category_iou": []})["category_iou"]
+    return len(known) > sum(cell.k in earlier.support for earlier in draws[: cell.draw])
+
+
+def _add(cells: dict[str, Any], k: int, iou: Mapping[str, Any]) -> None:
+    cell = cells.setdefault(str(k), {"category_iou": [], "shape_iou": [], "per_category": {}})
     for key in ("category_iou", "shape_iou"):
         cell[key].append(iou[key])
     for name, value in iou["per_category"].items():

@@ -25,13 +25,14 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], processe
         return
     import joblib
 
-    parallel: Any = joblib.Parallel(n_jobs=processes, return_as="generator")
+    parallel: Any = joblib.Parallel(n_jobs=processes, backend="loky", return_as="generator")
     yield from parallel(joblib.delayed(_alone)(work, item, os.getpid()) for item in items)
 
 
 def _alone(work: Callable[[Any], Any], item: Any, parent: int) -> Any:
-    _end_with(parent)
-    torch.set_num_threads(1)
+    if os.getpid() != parent:  # a worker of another pool may start none, and does the work itself
+        _end_with(parent)
+        torch.set_num_threads(1)
     return work(item)
 
 

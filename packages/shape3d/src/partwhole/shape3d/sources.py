@@ -31,7 +31,7 @@ class Source:
     limit: int | None = None
     """Use only so many of the unlabelled shapes, chosen at random."""
     workers: int | None = None
-    """Processes that decompose, and that train few-shot networks side by side; all cores by default."""
+    """Processes that decompose, and that train few-shot networks side by side (1 GB each); all cores by default."""
     backend: Literal["local", "dask", "ray"] = "local"
     """Where to decompose: here, or on a cluster through joblib."""
     address: str | None = None
