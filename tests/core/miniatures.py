@@ -5,10 +5,11 @@ from torch import nn
 
 from partwhole.core import distributed
 from partwhole.core.data import Stream, hide, together
-from partwhole.core.encoder import Encoder, Head, Mean, TransformerEncoder, Vectors
+from partwhole.core.encoder import Encoder, Head, Mean, Vectors
 from partwhole.core.losses import group_info_nce
 from partwhole.core.method import Joint, Method
 from partwhole.core.norm import BatchNorm
+from partwhole.core.transformer import TransformerEncoder
 
 D, BATCH = 8, 8  # 8 over 3 ranks: slices of 2, 3 and 3
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from partwhole.core import distributed
-from partwhole.core.encoder import First, Max, TransformerEncoder, Vectors
+from partwhole.core.encoder import First, Max, Vectors
 from partwhole.core.losses import distill, info_nce, masked_mse, negative_cosine
 from partwhole.core.method import Batch, Joint, Method
 from partwhole.core.methods.byol import BYOL
@@ -18,6 +18,7 @@ from partwhole.core.methods.simclr import SimCLR
 from partwhole.core.schedules import cosine
 from partwhole.core.testing import check_method
 from partwhole.core.threads import ranks
+from partwhole.core.transformer import TransformerEncoder
 
 D = 12
 

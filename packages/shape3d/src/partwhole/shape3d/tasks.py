@@ -11,13 +11,14 @@ from torch import Tensor
 
 from partwhole.core import distributed
 from partwhole.core.data import Stream, hide
-from partwhole.core.encoder import Encoder, TransformerEncoder
+from partwhole.core.encoder import Encoder
 from partwhole.core.fit import Fit, Run
 from partwhole.core.method import Method
 from partwhole.core.methods.byol import BYOL as CoreBYOL
 from partwhole.core.methods.dino import DINO as CoreDINO
 from partwhole.core.methods.mae import MAE as CoreMAE
 from partwhole.core.methods.simclr import SimCLR as CoreSimCLR
+from partwhole.core.transformer import TransformerEncoder
 from partwhole.core.watch import Quiet
 from partwhole.shape3d.acd import ComponentContrast
 from partwhole.shape3d.decompose.engines import Decompose

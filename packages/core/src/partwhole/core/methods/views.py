@@ -9,15 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from partwhole.core.encoder import Encoder
+
 
 def project(
-    encoder: Callable[..., Tensor], head: Callable[..., Tensor], views: Sequence[Tensor], valid: Sequence | None = None
+    encoder: Encoder, head: Callable[..., Tensor], views: Sequence[Tensor], valid: Sequence | None = None
 ) -> Tensor:
     """``head(encoder(view))`` of every view: (V, B, D). Neighbours of one shape pass through as one batch.
 
     ``valid`` is None or a list parallel to ``views``, of None or (B, L).
     """
-    return passes(lambda x, v: head(encoder(x), None) if v is None else head(encoder(x, valid=v), v), views, valid)
+
+    def one(x: Tensor, v: Tensor | None) -> Tensor:
+        return head(encoder(x) if v is None else encoder(x, valid=v), encoder.real(x, v))
+
+    return passes(one, views, valid)
 
 
 def passes(
