@@ -64,8 +64,8 @@ def gram_anchoring(
 
     student, teacher (B, L, D), where D may differ, the teacher a constant; valid (B, L), true where a token is real: 0
     where none is. Things with more real tokens have more pairs and weigh more.
-    negatives: "keep"; "drop", cosines below 0 count as 0; "teacher", the teacher's do, and the student's where both are.
-        (The official options are none, ``remove_neg`` and ``remove_only_teacher_neg``.)
+    negatives: "keep"; "drop", cosines below 0 count as 0; "teacher", the teacher's do, and the student's where both are
+        (the official options: none, ``remove_neg``, ``remove_only_teacher_neg``).
     across: compare the tokens of all things with each other, as one thing of B * L tokens. Several processes then
         gather the tokens of all.
     """
