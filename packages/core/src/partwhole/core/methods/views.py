@@ -3,7 +3,7 @@
 Axes: V views, B things, D features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,14 @@ def project(
     ``valid`` is None or a list parallel to ``views``, of None or (B, L).
     """
     return passes(lambda x, v: head(encoder(x), None) if v is None else head(encoder(x, valid=v), v), views, valid)
+
+
+def multicrop(encoder: Callable[..., Tensor], head: Callable[..., Tensor], batch: Mapping[str, Any]) -> Tensor:
+    """``project`` of the batch's ``views``, then of its ``crops``, if any: (S, B, D)."""
+    large = project(encoder, head, batch["views"], batch.get("valid"))
+    if not batch.get("crops"):
+        return large
+    return torch.cat([large, project(encoder, head, batch["crops"], batch.get("crops_valid"))])
 
 
 def passes(
