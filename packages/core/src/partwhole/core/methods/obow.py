@@ -46,7 +46,8 @@ class OBoW(Method):
         self.teacher = Teacher(encoder)
         self.weigh = mlp(encoder.dim, 2 * encoder.dim, encoder.dim, norm="layer")
         self.words = Queue(words, encoder.dim)
-        self.words.rows.normal_()  # the first vocabulary
+        self.words.fresh.normal_()  # the first vocabulary
+        self.words.update()
         self.distance = Average(1, momentum=DISTANCE_MOMENTUM)
         self.distance.value.fill_(0.5)
         self.temperature, self.sharpness, self.momentum = temperature, sharpness, momentum
