@@ -5,6 +5,7 @@ A method multiplies a loss by ``distributed.share(n)``, n the number of items th
 info_nce         queries that have a positive     keys gathered by the method
 negative_cosine  rows
 distill          things (B)
+masked_distill   things (B)
 masked_mse       hidden tokens
 group_info_nce   tokens of known group
 group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
@@ -12,7 +13,7 @@ group_contrast   pairs (``group_pairs``), and the fraction of positives of the w
 
 from partwhole.core.losses.clustering import sinkhorn
 from partwhole.core.losses.contrastive import info_nce
-from partwhole.core.losses.distillation import distill, negative_cosine
+from partwhole.core.losses.distillation import distill, masked_distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
 from partwhole.core.losses.masked import masked_mse
 
@@ -23,6 +24,7 @@ __all__ = [
     "group_means",
     "group_pairs",
     "info_nce",
+    "masked_distill",
     "masked_mse",
     "negative_cosine",
     "sinkhorn",
