@@ -3,7 +3,7 @@
 Axes: V views, B things, D features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,14 +30,18 @@ def passes(
     net: Callable[[Tensor, Tensor | None], Tensor], views: Sequence[Tensor], valid: Sequence | None = None
 ) -> Tensor:
     """``net(view, valid)`` of every view: (V, B, ...). Neighbours of one shape pass through as one batch."""
+    return torch.cat([net(x, v).unflatten(0, (n, -1)) for x, v, n in stretches(views, valid)])
+
+
+def stretches(views: Sequence[Tensor], valid: Sequence | None = None) -> Iterator[tuple[Tensor, Tensor | None, int]]:
+    """Neighbours of one shape as one batch, their ``valid``, and how many views these are."""
     if valid is not None and len(valid) != len(views):
         raise ValueError(f"{len(views)} views came with {len(valid)} masks of valid positions: one for each is needed")
     masks: list[Any] = [None] * len(views) if valid is None else list(valid)
-    out, start = [], 0
+    start = 0
     for i in range(1, len(views) + 1):
         if i < len(views) and views[i].shape == views[start].shape and (masks[i] is None) == (masks[start] is None):
             continue
         together = None if masks[start] is None else torch.cat(masks[start:i])
-        out.append(net(torch.cat(list(views[start:i])), together).unflatten(0, (i - start, -1)))
+        yield torch.cat(list(views[start:i])), together, i - start
         start = i
-    return torch.cat(out)
