@@ -9,10 +9,12 @@ from torch import Tensor
 from partwhole.core import distributed, losses
 from partwhole.core.losses import (
     distill,
+    gram_anchoring,
     group_contrast,
     group_info_nce,
     group_pairs,
     info_nce,
+    koleo,
     masked_mse,
     negative_cosine,
 )
@@ -61,6 +63,16 @@ def pairs(live: Tensor, at: slice) -> Tensor:
     return loss * distributed.share(every)
 
 
+def spreading(live: Tensor, at: slice) -> Tensor:
+    loss = koleo(live, distributed.gather(live), first=distributed.start(len(live)))
+    return loss * distributed.share(len(live))
+
+
+def anchored(live: Tensor, at: slice) -> Tensor:
+    loss = gram_anchoring(live, TARGET[at], valid=VALID[at])
+    return loss * distributed.share(VALID[at].sum(1).square().sum())
+
+
 HELPERS = {"group_means", "group_pairs", "sinkhorn"}  # no losses
 SHARED = {
     "info_nce": (nce, ROWS),
@@ -69,6 +81,8 @@ SHARED = {
     "masked_mse": (mse, TOKENS),
     "group_info_nce": (prototypes, TOKENS),
     "group_contrast": (pairs, TOKENS),
+    "koleo": (spreading, ROWS),
+    "gram_anchoring": (anchored, TOKENS),
 }
 
 

@@ -9,6 +9,8 @@ masked_distill   things (B)
 masked_mse       hidden tokens
 group_info_nce   tokens of known group
 group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
+koleo            rows, keys gathered by the method
+gram_anchoring   pairs of real tokens of a thing; ``across`` things nothing, all tokens gathered by the method
 """
 
 from partwhole.core.losses.clustering import sinkhorn
@@ -16,15 +18,18 @@ from partwhole.core.losses.contrastive import info_nce
 from partwhole.core.losses.distillation import distill, masked_distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
 from partwhole.core.losses.masked import masked_mse
+from partwhole.core.losses.regularising import gram_anchoring, koleo
 
 __all__ = [
     "distill",
+    "gram_anchoring",
     "group_contrast",
     "group_info_nce",
     "group_means",
     "group_pairs",
     "info_nce",
     "masked_distill",
+    "koleo",
     "masked_mse",
     "negative_cosine",
     "sinkhorn",
