@@ -1,12 +1,11 @@
 """What iBOT and the methods after it share: a teacher sees whole views, a student sees them with tokens hidden, and
-prototypes say what of the whole and of the hidden tokens is to be told.
+prototypes say what is to be told of the whole and of each hidden token.
 
-Axes: V views, S views and crops, B things, L tokens, M hidden tokens, D features, K prototypes.
+Axes: V views, S views and crops, B things, L tokens of the longest view, M hidden ones, D features, K prototypes.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,43 +23,13 @@ from partwhole.core.transformer import TransformerEncoder
 STUDENT_TEMPERATURE = 0.1
 
 
-class Seen(NamedTuple):
-    """What an encoder makes of views; views of fewer tokens than others are padded."""
-
-    whole: Tensor  # (V, B, D), a vector of each view
-    tokens: Tensor  # (V, B, L, D), without special ones
-    real: Tensor  # (V, B, L), which tokens are no padding
-    hidden: Tensor  # (V, B, L), which of them were hidden
-
-
-def see(
-    net: Callable[[Tensor, Tensor | None, Tensor | None], Tensor],
-    encoder: Encoder,
-    views: Sequence[Tensor],
-    valid: Sequence | None = None,
-    hidden: Sequence[Tensor] | None = None,
-) -> Seen:
-    """``net(view, valid, hidden)`` of every view: the tokens of ``encoder``, special ones first."""
-    pool, parts, start = pool_for(encoder), [], 0
-    for x, v, n in stretches(views, valid):
-        h = None if hidden is None else torch.cat(list(hidden[start : start + n])).bool()
-        tokens, every, start = net(x, v, h), encoder.real(x, v), start + n
-        whole, tokens = pool(tokens, every), tokens[:, encoder.special :]
-        real = torch.ones_like(tokens[..., 0], dtype=torch.bool) if every is None else every[:, encoder.special :]
-        h = torch.zeros_like(real) if h is None else h & real
-        parts.append([t.unflatten(0, (n, -1)) for t in (whole, tokens, real, h)])
-    most = max(p[1].shape[2] for p in parts)
-    for p in parts:
-        if short := most - p[1].shape[2]:
-            p[1:] = F.pad(p[1], (0, 0, 0, short)), F.pad(p[2], (0, short)), F.pad(p[3], (0, short))
-    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
 class Distilled(NamedTuple):
-    """The loss over all processes, what the student saw, and what to log."""
+    """The loss over all processes, what the student made of the views, and what to log."""
 
     loss: Tensor
-    student: Seen
+    whole: Tensor  # (V, B, D), a vector of each view
+    tokens: Tensor  # (V, B, L, D), without special ones
+    real: Tensor  # (V, B, L), which of them are no padding
     logs: dict[str, Tensor]
 
 
@@ -69,11 +38,9 @@ class SelfDistillation(nn.Module):
 
     ``forward(encoder, batch)``: the batch has ``views`` and optional ``crops``, ``valid`` and ``crops_valid`` as DINO
     reads them, and ``hidden``, a list parallel to views of (B, L) bool: which tokens the student does not see. What to
-    hide is drawn with the data (``core.data.hide``); padding is never hidden.
+    hide is drawn with the data (``core.data.hide``); padding is never hidden. No token that is not passes a head.
 
-    ``shared``: one head, with one set of prototypes, for the whole and for tokens.
-    ``room``: the greatest share of a batch's tokens that is ever hidden. With it, shapes follow from those of the batch,
-    as ``torch.compile(fullgraph=True)`` needs. Without it hidden tokens are counted, and no others pass a head.
+    ``shared``: one head, with one set of prototypes, for the whole and for tokens. Prototypes keep length 1.
     """
 
     def __init__(
@@ -87,7 +54,6 @@ class SelfDistillation(nn.Module):
         centring: Centring,
         teacher_temperature: tuple[float, float],
         frozen: float,
-        room: float | None,
     ):
         super().__init__()
         if not isinstance(encoder, TransformerEncoder):
@@ -95,10 +61,8 @@ class SelfDistillation(nn.Module):
                 "tokens are hidden from the encoder, so it must be a TransformerEncoder; got a "
                 f"{type(encoder).__name__}. DINO takes any encoder"
             )
-        if room is not None and not 0 < room <= 1:
-            raise ValueError(f"room is the greatest share of tokens that is hidden, in (0, 1], or None; got {room}")
-        self.frozen, self.room = frozen, room
-        self.mask_token = nn.Parameter(torch.zeros(encoder.dim))
+        self.frozen = frozen
+        self.mask_token = nn.Parameter(torch.randn(encoder.dim) * 0.02)
         heads = [Prototypes(encoder.dim, hidden, bottleneck, prototypes) for _ in range(1 if shared else 2)]
         for head in heads:
             head.free.fill_(frozen <= 0)
@@ -110,35 +74,34 @@ class SelfDistillation(nn.Module):
         )
 
     def forward(self, encoder: TransformerEncoder, batch: Batch) -> Distilled:
-        views, valid, hidden = batch["views"], batch.get("valid"), batch.get("hidden")
-        if hidden is None or len(hidden) != len(views):
-            raise ValueError(
-                f"{len(views)} views came with {'no' if hidden is None else len(hidden)} masks of hidden tokens: the "
-                "batch needs a list 'hidden' of one (B, L) for each view (core.data.hide)"
-            )
-        student = see(
-            lambda x, v, h: encoder(x, valid=v, hidden=h, token=self.mask_token), encoder, views, valid, hidden
-        )
-        teacher = see(lambda x, v, h: self.teacher(x, v), encoder, views, valid)
-        V, B, _ = student.whole.shape
+        views, valid = batch["views"], batch.get("valid")
+        real, hidden = masks(encoder, batch)
+        index = hidden.flatten().nonzero()[:, 0]  # (M,): found first, before a GPU has much to be waited for
+        if torch.compiler.is_compiling():  # a traced graph has no other way for a batch without rows
+            torch._check(len(index) > 0, lambda: "compiled as one graph, some token of every batch must be hidden")
 
-        logits = self.heads[0](student.whole)
+        def student(x: Tensor, v: Tensor | None, h: Tensor) -> Tensor:
+            return encoder(x, valid=v, hidden=h, token=self.mask_token)
+
+        whole, tokens = see(student, encoder, views, valid, batch["hidden"])
+        known_whole, known = see(lambda x, v, h: self.teacher(x, v), encoder, views, valid, batch["hidden"])
+        V, B, _ = whole.shape
+
+        logits = self.heads[0](whole)
         if batch.get("crops"):
-            crops = project(encoder, self._whole(encoder), batch["crops"], batch.get("crops_valid"))
-            logits = torch.cat([logits, crops])  # (S, B, K)
-        target = self.whole_targets(self.teacher_heads[0](teacher.whole).flatten(0, 1)).unflatten(0, (V, B))
-        whole = distill(logits, target, temperature=STUDENT_TEMPERATURE)
+            pool = pool_for(encoder)
+            small = project(encoder, lambda y, r: self.heads[0](pool(y, r)), batch["crops"], batch.get("crops_valid"))
+            logits = torch.cat([logits, small])  # (S, B, K)
+        target = self.whole_targets(self.teacher_heads[0](known_whole).flatten(0, 1)).unflatten(0, (V, B))
+        of_whole = distill(logits, target, temperature=STUDENT_TEMPERATURE)
 
-        index = self._select(student.hidden)  # (M,)
-        seen, known = (tokens.flatten(0, 2)[index] for tokens in (student.tokens, teacher.tokens))
-        counted = student.hidden.flatten()[index]
-        wanted = self.token_targets(self.teacher_heads[-1](known), None if self.room is None else counted)
-        tokens = masked_distill(
-            self.heads[-1](seen), wanted, student.hidden.flatten(0, 1), temperature=STUDENT_TEMPERATURE
+        guess, wanted = self.heads[-1](tokens.flatten(0, 2)[index]), self.teacher_heads[-1](known.flatten(0, 2)[index])
+        of_hidden = masked_distill(
+            guess, self.token_targets(wanted), hidden.flatten(0, 1), temperature=STUDENT_TEMPERATURE
         )
         share = distributed.share(B)
-        logs = {"whole": whole.detach() * share, "hidden": tokens.detach() * share, **entropies(target)}
-        return Distilled((whole + tokens) * share, student, logs)
+        logs = {"whole": of_whole.detach() * share, "hidden": of_hidden.detach() * share, **entropies(target)}
+        return Distilled((of_whole + of_hidden) * share, whole, tokens, real, logs)
 
     def after_step(self, encoder: Encoder, progress: float, momentum: float) -> None:
         self.teacher.update(encoder, momentum=momentum)
@@ -150,21 +113,53 @@ class SelfDistillation(nn.Module):
         self.whole_targets.after_step(progress)
         self.token_targets.after_step(progress)
 
-    def _whole(self, encoder: Encoder) -> Callable[..., Any]:
-        pool = pool_for(encoder)
-        return lambda tokens, real: self.heads[0](pool(tokens, real))
 
-    def _select(self, hidden: Tensor) -> Tensor:
-        """Where hidden (V, B, L) is true, in its order; with ``room``, other places follow up to a fixed number."""
-        flat = hidden.flatten()
-        if self.room is None:
-            return flat.nonzero().flatten()
-        return flat.to(torch.uint8).argsort(descending=True, stable=True)[: math.ceil(self.room * flat.numel())]
+def masks(encoder: TransformerEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Which tokens of the batch's views are real, and which of these are hidden: (V, B, L) each."""
+    views, hidden = batch["views"], batch.get("hidden")
+    if hidden is None or len(hidden) != len(views):
+        raise ValueError(
+            f"{len(views)} views came with {'no' if hidden is None else len(hidden)} masks of hidden tokens: the batch "
+            "needs a list 'hidden' of one (B, L) for each view (core.data.hide)"
+        )
+    reals = []
+    for x, v, h in zip(views, batch.get("valid") or [None] * len(views), hidden, strict=True):
+        real = encoder.embed.tokens_valid(x, v)
+        reals.append(torch.ones_like(h, dtype=torch.bool) if real is None else real)
+        if h.shape != reals[-1].shape:
+            raise ValueError(f"hidden is {tuple(h.shape)}, but the tokens are {tuple(reals[-1].shape)}")
+    real, every = (padded([m[None] for m in some]) for some in (reals, hidden))
+    return real, real & every.bool()
+
+
+def see(
+    net: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+    encoder: Encoder,
+    views: Sequence[Tensor],
+    valid: Sequence | None,
+    hidden: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """A vector (V, B, D) of each view and its tokens (V, B, L, D); ``net(view, valid, hidden)`` gives special ones too."""
+    pool, wholes, tokens = pool_for(encoder), [], []
+    for x, v, at in stretches(views, valid):
+        y, count = net(x, v, torch.cat(list(hidden[at])).bool()), at.stop - at.start
+        wholes.append(pool(y, encoder.real(x, v)).unflatten(0, (count, -1)))
+        tokens.append(y[:, encoder.special :].unflatten(0, (count, -1)))
+    return torch.cat(wholes), padded(tokens)
+
+
+def padded(parts: Sequence[Tensor]) -> Tensor:
+    """(v, B, L, ...) of several v and L, one after the other, with zeros up to the greatest L."""
+    most = max(p.shape[2] for p in parts)
+    wide = [p if p.shape[2] == most else F.pad(p, (0, 0) * (p.ndim - 3) + (0, most - p.shape[2])) for p in parts]
+    return torch.cat(wide)
 
 
 def spread_apart(whole: Tensor) -> Tensor:
-    """``koleo`` of whole (V, B, D), added up over views, among the things of all processes."""
+    """``koleo`` of whole (V, B, D) among the things of all processes, added up over views; 0 for a single thing."""
     B = whole.shape[1]
-    first = distributed.start(B)
-    each = [koleo(view, distributed.gather(view), first=first) for view in whole]
+    first, keys = distributed.start(B), [distributed.gather(view) for view in whole]
+    if len(keys[0]) < 2:
+        return whole.sum() * 0
+    each = [koleo(view, key, first=first) for view, key in zip(whole, keys, strict=True)]
     return sum(each[1:], each[0]) * distributed.share(B)

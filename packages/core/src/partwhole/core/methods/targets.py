@@ -36,16 +36,12 @@ class Targets(nn.Module):
         self.register_buffer("temperature", torch.tensor(temperature[0]))
 
     @torch.no_grad()
-    def forward(self, logits: Tensor, valid: Tensor | None = None) -> Tensor:
-        """valid (N,): rows that count; what the others hold influences nothing, and what they are given means nothing.
-
-        Kept for the next step: the mean of the logits, while training.
-        """
+    def forward(self, logits: Tensor) -> Tensor:
         if self.center is None:
-            return balanced(logits[None], temperature=self.temperature, valid=None if valid is None else valid[None])[0]
+            return balanced(logits[None], temperature=self.temperature)[0]
         target = logits.sub(self.center.value).div_(self.temperature).softmax(-1)  # in place: K may be large
         if self.training:
-            self.center.add(logits, valid)
+            self.center.add(logits)
         return target
 
     def after_step(self, progress: float) -> None:

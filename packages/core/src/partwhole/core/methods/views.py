@@ -30,11 +30,11 @@ def passes(
     net: Callable[[Tensor, Tensor | None], Tensor], views: Sequence[Tensor], valid: Sequence | None = None
 ) -> Tensor:
     """``net(view, valid)`` of every view: (V, B, ...). Neighbours of one shape pass through as one batch."""
-    return torch.cat([net(x, v).unflatten(0, (n, -1)) for x, v, n in stretches(views, valid)])
+    return torch.cat([net(x, v).unflatten(0, (at.stop - at.start, -1)) for x, v, at in stretches(views, valid)])
 
 
-def stretches(views: Sequence[Tensor], valid: Sequence | None = None) -> Iterator[tuple[Tensor, Tensor | None, int]]:
-    """Neighbours of one shape as one batch, their ``valid``, and how many views these are."""
+def stretches(views: Sequence[Tensor], valid: Sequence | None = None) -> Iterator[tuple[Tensor, Tensor | None, slice]]:
+    """Neighbours of one shape as one batch, their ``valid``, and which views these are."""
     if valid is not None and len(valid) != len(views):
         raise ValueError(f"{len(views)} views came with {len(valid)} masks of valid positions: one for each is needed")
     masks: list[Any] = [None] * len(views) if valid is None else list(valid)
@@ -43,5 +43,5 @@ def stretches(views: Sequence[Tensor], valid: Sequence | None = None) -> Iterato
         if i < len(views) and views[i].shape == views[start].shape and (masks[i] is None) == (masks[start] is None):
             continue
         together = None if masks[start] is None else torch.cat(masks[start:i])
-        yield torch.cat(list(views[start:i])), together, i - start
+        yield torch.cat(list(views[start:i])), together, slice(start, i)
         start = i
