@@ -139,7 +139,8 @@ def see(
     valid: Sequence | None,
     hidden: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """A vector (V, B, D) of each view and its tokens (V, B, L, D); ``net(view, valid, hidden)`` gives special ones too."""
+    """A vector (V, B, D) of each view, and its tokens (V, B, L, D); those of ``net(view, valid, hidden)`` may have
+    special ones before them."""
     pool, wholes, tokens = pool_for(encoder), [], []
     for x, v, at in stretches(views, valid):
         y, count = net(x, v, torch.cat(list(hidden[at])).bool()), at.stop - at.start
