@@ -7,9 +7,10 @@ import math
 
 import torch
 
-from partwhole.core.encoder import TransformerEncoder, Vectors
+from partwhole.core.encoder import Vectors
 from partwhole.core.evaluate import accuracy, embed, knn
 from partwhole.core.methods.swav import SwAV
+from partwhole.core.transformer import TransformerEncoder
 
 KINDS, POINTS, STEPS = 4, 24, 120
 

@@ -11,6 +11,8 @@ from partwhole.core.method import Joint, Method
 from partwhole.core.norm import BatchNorm
 from partwhole.core.transformer import TransformerEncoder
 
+GENERIC = ("simclr", "byol", "dino", "swav", "deepcluster", "obow", "ibot", "dinov2", "dinov3", "mae")
+
 D, BATCH = 8, 8  # 8 over 3 ranks: slices of 2, 3 and 3
 
 
@@ -94,6 +96,11 @@ def parts(sample):
     return {**two(sample), "component": [sample["group"], sample["group"]]}
 
 
+def hiding(sample):
+    """Views of which some tokens are hidden, in most of them."""
+    return {**crops(sample), "hidden": [hide(len(sample["x"]), (0.3, 0.7), chance=0.8) for _ in range(2)]}
+
+
 def masked(sample):
     return {"x": sample["x"], "hidden": hide(len(sample["x"]), 0.6)}
 
@@ -115,6 +122,9 @@ def make(name):
     """(method, stream) of a small case, in float64."""
     from partwhole.core.methods.byol import BYOL
     from partwhole.core.methods.dino import DINO
+    from partwhole.core.methods.dinov2 import DINOv2
+    from partwhole.core.methods.dinov3 import DINOv3
+    from partwhole.core.methods.ibot import IBOT
     from partwhole.core.methods.mae import MAE
     from partwhole.core.methods.obow import OBoW
     from partwhole.core.methods.simclr import SimCLR
@@ -131,6 +141,13 @@ def make(name):
         "swav": lambda: (SwAV(e, prototypes=6, hidden=D, dim=4, queue=20, queue_from=0.3, norm="layer"), crops, True),
         "deepcluster": lambda: (deepcluster(e), numbered, True),
         "obow": lambda: (OBoW(e, words=20), crops, True),
+        "ibot": lambda: (IBOT(e, prototypes=16, hidden=D, bottleneck=4, frozen=0.5), hiding, True),
+        "dinov2": lambda: (DINOv2(e, prototypes=16, hidden=D, bottleneck=4), hiding, True),
+        "dinov3": lambda: (
+            DINOv3(e, prototypes=16, hidden=D, bottleneck=4, start=0.3, refresh=0.3),
+            hiding,
+            True,
+        ),
         "mae": lambda: (MAE(e, dim=D, depth=1, heads=2), masked, False),
         "acd": lambda: (ComponentContrast(e, dim=8, clusters=3), parts, False),
         "groups": lambda: (Groups(e), same, True),

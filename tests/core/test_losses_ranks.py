@@ -15,6 +15,7 @@ from partwhole.core.losses import (
     group_pairs,
     info_nce,
     koleo,
+    masked_distill,
     masked_mse,
     negative_cosine,
 )
@@ -44,6 +45,11 @@ def cosine(live: Tensor, at: slice) -> Tensor:
 def distillation(live: Tensor, at: slice) -> Tensor:
     student, teacher = torch.stack([live, live * 2, live - 1]), OTHER[at].softmax(-1).expand(2, -1, -1)
     return distill(student, teacher) * distributed.share(len(live))
+
+
+def hidden_distillation(live: Tensor, at: slice) -> Tensor:
+    rows = HIDDEN[at]
+    return masked_distill(live[rows], TARGET[at].softmax(-1)[rows], rows) * distributed.share(len(live))
 
 
 def mse(live: Tensor, at: slice) -> Tensor:
@@ -78,6 +84,7 @@ SHARED = {
     "info_nce": (nce, ROWS),
     "negative_cosine": (cosine, TOKENS),
     "distill": (distillation, ROWS),
+    "masked_distill": (hidden_distillation, TOKENS),
     "masked_mse": (mse, TOKENS),
     "group_info_nce": (prototypes, TOKENS),
     "group_contrast": (pairs, TOKENS),

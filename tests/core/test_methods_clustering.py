@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from partwhole.core.encoder import Max, TransformerEncoder, Vectors
+from partwhole.core.encoder import Max, Vectors
 from partwhole.core.losses import distill, sinkhorn
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.deepcluster import DeepCluster
 from partwhole.core.methods.obow import OBoW, one_of_each
 from partwhole.core.methods.swav import SwAV
 from partwhole.core.testing import check_method
+from partwhole.core.transformer import TransformerEncoder
 
 D = 12
 

@@ -5,6 +5,7 @@ A method multiplies a loss by ``distributed.share(n)``, n the number of items th
 info_nce         queries that have a positive     keys gathered by the method
 negative_cosine  rows
 distill          things (B)
+masked_distill   things (B)
 masked_mse       hidden tokens
 group_info_nce   tokens of known group
 group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
@@ -14,7 +15,7 @@ gram_anchoring   pairs of real tokens of a thing; ``across`` things nothing, all
 
 from partwhole.core.losses.clustering import bag_of_words, sinkhorn
 from partwhole.core.losses.contrastive import info_nce
-from partwhole.core.losses.distillation import distill, negative_cosine
+from partwhole.core.losses.distillation import distill, masked_distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
 from partwhole.core.losses.masked import masked_mse
 from partwhole.core.losses.regularising import gram_anchoring, koleo
@@ -29,6 +30,7 @@ __all__ = [
     "group_pairs",
     "info_nce",
     "koleo",
+    "masked_distill",
     "masked_mse",
     "negative_cosine",
     "sinkhorn",

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core import distributed
-from partwhole.core.encoder import Encoder, Head, Mean, Norm, mlp
+from partwhole.core.encoder import Encoder, Head, Norm, mlp, pool_for
 from partwhole.core.losses.precision import widen
 from partwhole.core.memory import Memory, spherical_kmeans
 from partwhole.core.method import Batch, Method
@@ -43,7 +43,7 @@ class DeepCluster(Method):
         super().__init__(encoder)
         if prototypes > things:
             raise ValueError(f"{things} things cannot make {prototypes} clusters: lower prototypes")
-        self.head = Head(pool or Mean(), mlp(encoder.dim, hidden, dim, norm=norm))
+        self.head = Head(pool or pool_for(encoder), mlp(encoder.dim, hidden, dim, norm=norm))
         self.every, self.temperature = every, temperature
         self.memory = Memory(things, ASSIGNED, dim)
         self.prototypes: Tensor

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core import distributed
-from partwhole.core.encoder import Encoder, Mean, blank, mlp
+from partwhole.core.encoder import Encoder, blank, mlp, pool_for
 from partwhole.core.losses import bag_of_words, distill
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.views import multicrop
@@ -42,7 +42,7 @@ class OBoW(Method):
         pool: nn.Module | None = None,
     ):
         super().__init__(encoder)
-        self.pool = pool or Mean()
+        self.pool = pool or pool_for(encoder)
         self.teacher = Teacher(encoder)
         self.weigh = mlp(encoder.dim, 2 * encoder.dim, encoder.dim, norm="layer")
         self.words = Queue(words, encoder.dim)
@@ -71,8 +71,10 @@ class OBoW(Method):
         number = torch.arange(B * T, device=views[0].device).view(B, T) + distributed.start(B) * T
         number = number + self.words.seen + self.words.added  # of the word that each view will give
         bags, chosen, distances = [], [], []
-        for t, (x, real) in enumerate(zip(views, valid or [None] * T, strict=True)):
-            tokens = self.teacher(x, real)
+        special = self.encoder.special
+        for t, (x, v) in enumerate(zip(views, valid or [None] * T, strict=True)):
+            tokens, real = self.teacher(x, v)[:, special:], self.encoder.real(x, v)
+            real = None if real is None else real[:, special:]
             temperature = self.distance.value / self.sharpness
             bag, distance = bag_of_words(tokens, self.words.rows, temperature=temperature, valid=real)
             bags.append(bag)

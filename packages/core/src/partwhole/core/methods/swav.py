@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core import distributed
-from partwhole.core.encoder import Encoder, Head, Mean, Norm, mlp
+from partwhole.core.encoder import Encoder, Head, Norm, mlp, pool_for
 from partwhole.core.losses import distill
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.assignment import balanced, usage
@@ -42,7 +42,7 @@ class SwAV(Method):
         pool: nn.Module | None = None,
     ):
         super().__init__(encoder)
-        self.head = Head(pool or Mean(), mlp(encoder.dim, hidden, dim, norm=norm))
+        self.head = Head(pool or pool_for(encoder), mlp(encoder.dim, hidden, dim, norm=norm))
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, dim), dim=-1))
         self.temperature, self.assignment_temperature = temperature, assignment_temperature
         self.queue, self.queue_from, self.frozen = Queue(queue, dim) if queue else None, queue_from, frozen

@@ -3,7 +3,7 @@
 Axes: V views, B things, D features.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ def project(
     return passes(one, views, valid)
 
 
-def multicrop(encoder: Callable[..., Tensor], head: Callable[..., Tensor], batch: Mapping[str, Any]) -> Tensor:
+def multicrop(encoder: Encoder, head: Callable[..., Tensor], batch: Mapping[str, Any]) -> Tensor:
     """``project`` of the batch's ``views``, then of its ``crops``, if any: (S, B, D)."""
     large = project(encoder, head, batch["views"], batch.get("valid"))
     if not batch.get("crops"):
@@ -38,14 +38,18 @@ def passes(
     net: Callable[[Tensor, Tensor | None], Tensor], views: Sequence[Tensor], valid: Sequence | None = None
 ) -> Tensor:
     """``net(view, valid)`` of every view: (V, B, ...). Neighbours of one shape pass through as one batch."""
+    return torch.cat([net(x, v).unflatten(0, (at.stop - at.start, -1)) for x, v, at in stretches(views, valid)])
+
+
+def stretches(views: Sequence[Tensor], valid: Sequence | None = None) -> Iterator[tuple[Tensor, Tensor | None, slice]]:
+    """Neighbours of one shape as one batch, their ``valid``, and which views these are."""
     if valid is not None and len(valid) != len(views):
         raise ValueError(f"{len(views)} views came with {len(valid)} masks of valid positions: one for each is needed")
     masks: list[Any] = [None] * len(views) if valid is None else list(valid)
-    out, start = [], 0
+    start = 0
     for i in range(1, len(views) + 1):
         if i < len(views) and views[i].shape == views[start].shape and (masks[i] is None) == (masks[start] is None):
             continue
         together = None if masks[start] is None else torch.cat(masks[start:i])
-        out.append(net(torch.cat(list(views[start:i])), together).unflatten(0, (i - start, -1)))
+        yield torch.cat(list(views[start:i])), together, slice(start, i)
         start = i
-    return torch.cat(out)
