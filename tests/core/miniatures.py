@@ -75,7 +75,7 @@ def clouds(ragged):
     out = []
     for i in range(24):
         x = torch.randn(3 + i % 4 if ragged else 6, 3, generator=g, dtype=torch.float64)
-        out.append({"x": x, "group": (x[:, 0] > 0).long(), "y": x.mean(0), "index": i})
+        out.append({"x": x, "group": (x[:, 0] > 0).long(), "y": x.mean(0), "index": torch.tensor(i)})
     return out
 
 
