@@ -8,15 +8,25 @@ distill          things (B)
 masked_mse       hidden tokens
 group_info_nce   tokens of known group
 group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
+barlow           -                                rows of all processes given: every process has the whole loss
+vicreg           -                                likewise
+sigreg           -                                likewise, and the same directions everywhere
+cross_entropy    things of known label
+consistency      things that count, sure or not
 """
 
 from partwhole.core.losses.clustering import sinkhorn
 from partwhole.core.losses.contrastive import info_nce
 from partwhole.core.losses.distillation import distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
+from partwhole.core.losses.labels import consistency, cross_entropy
 from partwhole.core.losses.masked import masked_mse
+from partwhole.core.losses.redundancy import barlow, sigreg, vicreg
 
 __all__ = [
+    "barlow",
+    "consistency",
+    "cross_entropy",
     "distill",
     "group_contrast",
     "group_info_nce",
@@ -25,5 +35,7 @@ __all__ = [
     "info_nce",
     "masked_mse",
     "negative_cosine",
+    "sigreg",
     "sinkhorn",
+    "vicreg",
 ]
