@@ -4,6 +4,7 @@ import pytest
 import torch
 
 METHODS = ("simclr", "byol", "byol-batchnorm", "dino", "mae", "acd", "groups", "joint")
+METHODS += ("simsiam", "barlow", "vicreg", "lejepa", "supervised", "pseudo-label", "fixmatch")
 SGD = {"steps": 3, "optimizer": "sgd", "lr": 0.1, "log_every": 1}
 
 
