@@ -118,6 +118,7 @@ def test_the_unsure_count_in_the_mean_but_add_nothing():
     out["loss"].backward()
     assert strong.grad is not None
     assert not strong.grad[1].any()
+    assert consistency(torch.zeros(1, 2), draw(1, 2).float(), threshold=0.5)["share"].item() == 1, "at it is over it"
 
 
 def test_P14_nothing_known_and_nothing_sure_are_0_with_zero_gradient():
