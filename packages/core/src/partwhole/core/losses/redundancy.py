@@ -89,8 +89,8 @@ def _off_diagonal(a: Tensor, b: Tensor) -> Tensor:
     """Sum over i != j: (sum over n: a[n, i] * b[n, j])^2, for a, b (N, D): all pairs less those of i == j.
 
     With fewer rows than features the sum over all pairs is that of the products of two (N, N) matrices:
-    |a^T b|^2 = tr(a a^T b b^T). With four times as many features as rows ``barlow`` takes half the time, ``vicreg`` under
-    a third, and these matrices a sixteenth of the memory.
+    |a^T b|^2 = tr(a a^T b b^T). With four times as many features as rows ``barlow`` takes half the time, ``vicreg``
+    under a third, and these matrices a sixteenth of the memory.
     """
     if len(a) < a.shape[1]:
         gram = a @ a.mT
