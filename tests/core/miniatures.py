@@ -11,7 +11,8 @@ from partwhole.core.method import Joint, Method
 from partwhole.core.norm import BatchNorm
 from partwhole.core.transformer import TransformerEncoder
 
-GENERIC = ("simclr", "byol", "dino", "swav", "deepcluster", "obow", "ibot", "dinov2", "dinov3", "mae")
+GENERIC = ("simclr", "byol", "dino", "swav", "deepcluster", "obow", "ibot", "dinov2", "dinov3", "mae",
+           "simsiam", "barlow", "vicreg", "lejepa", "supervised", "pseudo-label", "fixmatch")  # fmt: skip
 
 D, BATCH = 8, 8  # 8 over 3 ranks: slices of 2, 3 and 3
 
@@ -118,17 +119,29 @@ def deepcluster(e):
     return method
 
 
+def named(sample):
+    """Every third label is unknown."""
+    return {"x": sample["x"], "label": sample["group"].sum().remainder(3) - 1}
+
+
 def make(name):
     """(method, stream) of a small case, in float64."""
+    from partwhole.core.methods.barlow_twins import BarlowTwins
     from partwhole.core.methods.byol import BYOL
     from partwhole.core.methods.dino import DINO
     from partwhole.core.methods.dinov2 import DINOv2
     from partwhole.core.methods.dinov3 import DINOv3
+    from partwhole.core.methods.fixmatch import FixMatch
     from partwhole.core.methods.ibot import IBOT
+    from partwhole.core.methods.lejepa import LeJEPA
     from partwhole.core.methods.mae import MAE
     from partwhole.core.methods.obow import OBoW
+    from partwhole.core.methods.pseudo_label import PseudoLabel
     from partwhole.core.methods.simclr import SimCLR
+    from partwhole.core.methods.simsiam import SimSiam
+    from partwhole.core.methods.supervised import Supervised
     from partwhole.core.methods.swav import SwAV
+    from partwhole.core.methods.vicreg import VICReg
     from partwhole.shape3d.acd import ComponentContrast
 
     torch.manual_seed(0)
@@ -137,6 +150,13 @@ def make(name):
         "simclr": lambda: (SimCLR(e, hidden=D, dim=4), two, True),
         "byol": lambda: (BYOL(e, hidden=D, dim=4, norm="layer"), two, True),
         "byol-batchnorm": lambda: (BYOL(e, hidden=D, dim=4, norm="batch"), two, True),
+        "simsiam": lambda: (SimSiam(e, hidden=D, dim=4, bottleneck=4), two, True),
+        "barlow": lambda: (BarlowTwins(e, hidden=D, dim=4), two, True),
+        "vicreg": lambda: (VICReg(e, hidden=D, dim=12, norm="layer"), two, True),
+        "lejepa": lambda: (LeJEPA(e, hidden=D, dim=4, slices=8, norm="layer"), crops, True),
+        "supervised": lambda: (Supervised(e, classes=2, smoothing=0.1), named, True),
+        "pseudo-label": lambda: (PseudoLabel(e, classes=2, threshold=0.6, momentum=0.5), {"unlabelled": same}, True),
+        "fixmatch": lambda: (FixMatch(e, classes=2, threshold=0.6), {"unlabelled": two}, True),
         "dino": lambda: (DINO(e, prototypes=16, hidden=D, bottleneck=4), crops, True),
         "swav": lambda: (SwAV(e, prototypes=6, hidden=D, dim=4, queue=20, queue_from=0.3, norm="layer"), crops, True),
         "deepcluster": lambda: (deepcluster(e), numbered, True),
@@ -156,7 +176,10 @@ def make(name):
         "layers": lambda: (Rows(Layers()), same, False),
         "joint": lambda: (Joint({"a": Groups(e), "b": SimCLR(e, hidden=D, dim=4)}, {"a": 10.0, "b": 1.0}), None, True),
     }[name]()
-    if view is None:
+    if isinstance(view, dict):
+        of = {"labelled": named, **view}
+        stream = together(**{k: Stream(clouds(True), v, batch=BATCH, seed=i) for i, (k, v) in enumerate(of.items())})
+    elif view is None:
         stream = together(
             a=Stream(clouds(True), same, batch=BATCH, seed=1), b=Stream(clouds(True), two, batch=BATCH, seed=2)
         )

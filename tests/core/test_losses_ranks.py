@@ -8,6 +8,9 @@ from torch import Tensor
 
 from partwhole.core import distributed, losses
 from partwhole.core.losses import (
+    barlow,
+    consistency,
+    cross_entropy,
     distill,
     gram_anchoring,
     group_contrast,
@@ -18,6 +21,8 @@ from partwhole.core.losses import (
     masked_distill,
     masked_mse,
     negative_cosine,
+    sigreg,
+    vicreg,
 )
 from partwhole.core.threads import ranks
 
@@ -80,6 +85,30 @@ def anchored(live: Tensor, at: slice) -> Tensor:
 
 
 HELPERS = {"bag_of_words", "group_means", "group_pairs", "sinkhorn"}  # no losses
+
+
+def twins(live: Tensor, at: slice) -> Tensor:
+    return barlow(distributed.gather(live), distributed.gather(live * OTHER[at]))
+
+
+def terms(live: Tensor, at: slice) -> Tensor:
+    return sum(vicreg(distributed.gather(live), distributed.gather(live * OTHER[at])).values(), OTHER.new_zeros(()))
+
+
+def normality(live: Tensor, at: slice) -> Tensor:
+    return sigreg(distributed.gather(live * OTHER[at]), OTHER.mT)
+
+
+def classes(live: Tensor, at: slice) -> Tensor:
+    return cross_entropy(live, GROUP[at], smoothing=0.1) * distributed.share((GROUP[at] >= 0).sum())
+
+
+def guesses(live: Tensor, at: slice) -> Tensor:
+    loss = consistency(TARGET[at], live, threshold=0.5, valid=VALID[at])["loss"]
+    return loss * distributed.share(VALID[at].sum())
+
+
+HELPERS = {"group_means", "group_pairs", "sinkhorn"}  # no losses
 SHARED = {
     "info_nce": (nce, ROWS),
     "negative_cosine": (cosine, TOKENS),
@@ -90,6 +119,11 @@ SHARED = {
     "group_contrast": (pairs, TOKENS),
     "koleo": (spreading, ROWS),
     "gram_anchoring": (anchored, TOKENS),
+    "barlow": (twins, ROWS),
+    "vicreg": (terms, ROWS),
+    "sigreg": (normality, ROWS),
+    "cross_entropy": (classes, TOKENS),
+    "consistency": (guesses, TOKENS),
 }
 
 

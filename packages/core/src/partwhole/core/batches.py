@@ -33,16 +33,17 @@ def equal(a: Any, b: Any) -> bool:
     return torch.equal(a.nan_to_num(), b.nan_to_num()) if isinstance(a, Tensor) else a == b
 
 
-def pieces(x: Tensor, axis: int, parts: int = 2) -> list[Tensor]:
-    """Uneven pieces: one thing each but for the first, which has the rest."""
+def pieces(x: Tensor, axis: int, parts: int = 2, least: int = 1) -> list[Tensor]:
+    """Uneven pieces: ``least`` things each, if there are enough, but for the first, which has the rest."""
     size = x.shape[axis]
     if size <= parts:
         raise AssertionError(f"a batch of {size} cannot be split unevenly in {parts}: give more than {parts} things")
-    return list(x.split([size - parts + 1] + [1] * (parts - 1), dim=axis))
+    least = min(least, (size - 1) // parts)
+    return list(x.split([size - least * (parts - 1)] + [least] * (parts - 1), dim=axis))
 
 
-def split(batch: Any, parts: int) -> list[Any]:
-    return [mapped(batch, lambda x, i=i: pieces(x, 0, parts)[i]) for i in range(parts)]
+def split(batch: Any, parts: int, least: int = 1) -> list[Any]:
+    return [mapped(batch, lambda x, i=i: pieces(x, 0, parts, least)[i]) for i in range(parts)]
 
 
 def _pairs(batch: Any) -> Iterator[tuple[Any, str, str]]:

@@ -11,17 +11,27 @@ group_info_nce   tokens of known group
 group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
 koleo            rows, keys gathered by the method
 gram_anchoring   pairs of real tokens of a thing; ``across`` things nothing, all tokens gathered by the method
+barlow           -                                rows of all processes given: every process has the whole loss
+vicreg           -                                likewise
+sigreg           -                                likewise, and the same directions everywhere
+cross_entropy    things of known label
+consistency      things that count, sure or not
 """
 
 from partwhole.core.losses.clustering import bag_of_words, sinkhorn
 from partwhole.core.losses.contrastive import info_nce
 from partwhole.core.losses.distillation import distill, masked_distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
+from partwhole.core.losses.labels import consistency, cross_entropy
 from partwhole.core.losses.masked import masked_mse
+from partwhole.core.losses.redundancy import barlow, sigreg, vicreg
 from partwhole.core.losses.regularising import gram_anchoring, koleo
 
 __all__ = [
     "bag_of_words",
+    "barlow",
+    "consistency",
+    "cross_entropy",
     "distill",
     "gram_anchoring",
     "group_contrast",
@@ -33,5 +43,7 @@ __all__ = [
     "masked_distill",
     "masked_mse",
     "negative_cosine",
+    "sigreg",
     "sinkhorn",
+    "vicreg",
 ]
