@@ -108,7 +108,7 @@ def guesses(live: Tensor, at: slice) -> Tensor:
     return loss * distributed.share(VALID[at].sum())
 
 
-HELPERS = {"group_means", "group_pairs", "sinkhorn"}  # no losses
+HELPERS = {"bag_of_words", "group_means", "group_pairs", "sinkhorn"}  # no losses
 SHARED = {
     "info_nce": (nce, ROWS),
     "negative_cosine": (cosine, TOKENS),
