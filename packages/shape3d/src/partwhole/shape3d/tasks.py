@@ -216,7 +216,12 @@ class DINO(ShapeRecipe):
 
     def method(self, encoder: Encoder) -> Method:
         return CoreDINO(
-            encoder, prototypes=self.prototypes, hidden=4 * encoder.dim, bottleneck=encoder.dim, momentum=self.momentum
+            encoder,
+            prototypes=self.prototypes,
+            hidden=4 * encoder.dim,
+            bottleneck=encoder.dim,
+            momentum=self.momentum,
+            frozen=0.0,
         )
 
     def view(self) -> View:
