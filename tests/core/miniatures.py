@@ -73,7 +73,7 @@ def clouds(ragged):
     out = []
     for i in range(24):
         x = torch.randn(3 + i % 4 if ragged else 6, 3, generator=g, dtype=torch.float64)
-        out.append({"x": x, "group": (x[:, 0] > 0).long(), "y": x.mean(0)})
+        out.append({"x": x, "group": (x[:, 0] > 0).long(), "y": x.mean(0), "index": torch.tensor(i)})
     return out
 
 
@@ -84,6 +84,10 @@ def two(sample):
 def crops(sample):
     x = sample["x"]
     return {**two(sample), "crops": [x[:2], x[1:3]]}
+
+
+def numbered(sample):
+    return {**crops(sample), "index": sample["index"]}
 
 
 def parts(sample):
@@ -103,6 +107,15 @@ def same(sample):
     return sample
 
 
+def deepcluster(e):
+    """Most things have a cluster from the start, so that there is a loss."""
+    from partwhole.core.methods.deepcluster import DeepCluster
+
+    method = DeepCluster(e, things=24, every=2, prototypes=3, heads=3, hidden=D, dim=4, norm="layer")
+    method.cluster.copy_(torch.arange(24) % 4 - 1)
+    return method
+
+
 def make(name):
     """(method, stream) of a small case, in float64."""
     from partwhole.core.methods.byol import BYOL
@@ -111,7 +124,9 @@ def make(name):
     from partwhole.core.methods.dinov3 import DINOv3
     from partwhole.core.methods.ibot import IBOT
     from partwhole.core.methods.mae import MAE
+    from partwhole.core.methods.obow import OBoW
     from partwhole.core.methods.simclr import SimCLR
+    from partwhole.core.methods.swav import SwAV
     from partwhole.shape3d.acd import ComponentContrast
 
     torch.manual_seed(0)
@@ -128,6 +143,9 @@ def make(name):
             hiding,
             True,
         ),
+        "swav": lambda: (SwAV(e, prototypes=6, hidden=D, dim=4, queue=20, queue_from=0.3, norm="layer"), crops, True),
+        "deepcluster": lambda: (deepcluster(e), numbered, True),
+        "obow": lambda: (OBoW(e, words=20), crops, True),
         "mae": lambda: (MAE(e, dim=D, depth=1, heads=2), masked, False),
         "acd": lambda: (ComponentContrast(e, dim=8, clusters=3), parts, False),
         "groups": lambda: (Groups(e), same, True),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from partwhole.core.losses import sinkhorn
+from partwhole.core.losses import bag_of_words, sinkhorn
 from partwhole.core.methods.assignment import balanced
 from partwhole.core.threads import ranks
 
@@ -165,3 +165,49 @@ def test_sinkhorn_refuses_what_makes_no_sense(options, wrong):
         sinkhorn(torch.zeros(3, 4), **options)
     with pytest.raises(ValueError, match=r"\(\.\.\., N, K\)"):
         sinkhorn(torch.zeros(3))
+
+
+# ------------------------------------------------------------------ bags of words
+
+
+@quick
+@given(
+    B=st.integers(1, 3),
+    L=st.integers(1, 4),
+    K=st.integers(1, 5),
+    temperature=st.floats(0.05, 50),
+    seed=st.integers(0, 99),
+)
+def test_bag_of_words_is_the_loop(B, L, K, temperature, seed):
+    tokens, words = draw(B, L, 3, seed=seed), draw(K, 3, seed=seed + 1)
+    valid = torch.rand(B, L, generator=torch.Generator().manual_seed(seed)) < 0.7
+    bag, distance = bag_of_words(
+        tokens.masked_fill(~valid[..., None], torch.nan), words, temperature=temperature, valid=valid
+    )
+    for b in range(B):
+        most, nearest = torch.zeros(K).double(), []
+        for i in range(L):
+            if valid[b, i]:
+                d = torch.stack([sum((tokens[b, i, f] - words[k, f]) ** 2 for f in range(3)) for k in range(K)])
+                e = (-(d - d.min()) / temperature).exp()
+                most = torch.maximum(most, e / e.sum())
+                nearest.append(d.min())
+        if nearest:
+            most, mean = most / most.sum(), sum(nearest) / len(nearest)
+        else:
+            mean = 0.0
+        torch.testing.assert_close(bag[b], most, rtol=1e-6, atol=1e-9)
+        assert distance[b].item() == pytest.approx(float(mean), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e2])
+def test_bags_are_finite_constants_in_any_type(dtype, size):
+    tokens, words = (draw(2, 3, 4) * size).to(dtype).requires_grad_(), (draw(5, 4, seed=1) * size).to(dtype)
+    bag, distance = bag_of_words(tokens, words, temperature=1e-3)
+    assert bag.isfinite().all()
+    assert distance.isfinite().all()
+    assert not bag.requires_grad
+    torch.testing.assert_close(bag.sum(1), torch.ones(2, dtype=bag.dtype))
+    with pytest.raises(ValueError, match=r"tokens \(B, L, D\)"):
+        bag_of_words(tokens[0], words, temperature=1.0)

@@ -79,7 +79,7 @@ def anchored(live: Tensor, at: slice) -> Tensor:
     return loss * distributed.share(VALID[at].sum(1).square().sum())
 
 
-HELPERS = {"group_means", "group_pairs", "sinkhorn"}  # no losses
+HELPERS = {"bag_of_words", "group_means", "group_pairs", "sinkhorn"}  # no losses
 SHARED = {
     "info_nce": (nce, ROWS),
     "negative_cosine": (cosine, TOKENS),

@@ -26,7 +26,7 @@ class Queue(_Float32):
         self.seen: Tensor
         self.added: Tensor
         self.register_buffer("rows", torch.zeros(length, dim))
-        self.register_buffer("fresh", torch.zeros(length, dim))  # at the places that they will have in rows
+        self.register_buffer("fresh", torch.zeros(length, dim))  # what rows will be after the step
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # by the last update, in all
         self.register_buffer("added", torch.zeros((), dtype=torch.int64))  # since then
 
@@ -47,8 +47,6 @@ class Queue(_Float32):
     @torch.no_grad()
     def update(self) -> None:
         """Called in ``after_step``."""
-        place = torch.arange(self.length, device=self.seen.device)
-        late = (self.seen + self.added - 1 - place) % self.length  # how many rows came after the latest of this place
-        self.rows.copy_(torch.where((late < self.added)[:, None], self.fresh, self.rows))
+        self.rows.copy_(self.fresh)
         self.seen += self.added
         self.added.zero_()

@@ -13,7 +13,7 @@ koleo            rows, keys gathered by the method
 gram_anchoring   pairs of real tokens of a thing; ``across`` things nothing, all tokens gathered by the method
 """
 
-from partwhole.core.losses.clustering import sinkhorn
+from partwhole.core.losses.clustering import bag_of_words, sinkhorn
 from partwhole.core.losses.contrastive import info_nce
 from partwhole.core.losses.distillation import distill, masked_distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
@@ -21,6 +21,7 @@ from partwhole.core.losses.masked import masked_mse
 from partwhole.core.losses.regularising import gram_anchoring, koleo
 
 __all__ = [
+    "bag_of_words",
     "distill",
     "gram_anchoring",
     "group_contrast",

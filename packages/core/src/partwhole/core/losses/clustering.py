@@ -46,3 +46,31 @@ def sinkhorn(
         sums = counted.logsumexp(-2, keepdim=True) if columns is None else columns(counted)
         q = (q - sums).log_softmax(-1)  # each cluster's share of the rows, then each row's of the clusters
     return q.exp() if out is None else q.exp().masked_fill(out, 0)
+
+
+@in_float32
+def bag_of_words(
+    tokens: Tensor, words: Tensor, *, temperature: float | Tensor, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Which words a thing has: constants (B, K) that sum to 1 over k (Gidaris et al., 2021).
+
+        d[b, l, k]  = |tokens[b, l] - words[k]|^2
+        q[b, l, k]  = softmax over k: -d[b, l, k] / temperature
+        bag[b, k]   = max over l: q[b, l, k], over its sum over k
+
+    and the mean over l of min over k: d[b, l, k] (B,), the scale that a temperature must have. tokens (B, L, D), words
+    (K, D); valid (B, L), true where a token is real: both are 0 for a thing without any.
+    """
+    positive_temperature(temperature)
+    if tokens.ndim != 3 or words.ndim != 2 or tokens.shape[2] != words.shape[1]:
+        raise ValueError(
+            f"tokens (B, L, D) and words (K, D) are needed; got {tuple(tokens.shape)}, {tuple(words.shape)}"
+        )
+    tokens, words = tokens.detach(), words.detach()
+    real = torch.ones_like(tokens[..., 0], dtype=torch.bool) if valid is None else valid
+    tokens = tokens.masked_fill(~real[..., None], 0)
+    d = tokens.square().sum(-1, keepdim=True) + words.square().sum(-1) - 2 * tokens @ words.mT
+    d = d.clamp(min=0)  # rounding
+    most = (-d / temperature).softmax(-1).masked_fill(~real[..., None], 0).amax(1)
+    nearest = d.amin(-1).masked_fill(~real, 0).sum(1) / real.sum(1).clamp(min=1)
+    return most / most.sum(1, keepdim=True).clamp(min=1e-12), nearest

@@ -40,3 +40,13 @@ def balanced(
         return torch.logaddexp(own, q[:, :R].logsumexp(1, keepdim=True)) if R else own
 
     return sinkhorn(rows, temperature=temperature, iterations=iterations, valid=valid, columns=columns)[:, R:]
+
+
+@torch.no_grad()
+def usage(share: Tensor) -> Tensor:
+    """How many prototypes are in use, of all: e^entropy / K of the mean of share (..., K), whose rows sum to 1.
+
+    1 where all are equally likely over the batch, 1 / K where one takes all.
+    """
+    mean = share.flatten(0, -2).mean(0)
+    return torch.special.entr(mean).sum().exp() / len(mean)

@@ -3,7 +3,7 @@
 Axes: V views, B things, D features.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,14 @@ def project(
         return head(encoder(x) if v is None else encoder(x, valid=v), encoder.real(x, v))
 
     return passes(one, views, valid)
+
+
+def multicrop(encoder: Encoder, head: Callable[..., Tensor], batch: Mapping[str, Any]) -> Tensor:
+    """``project`` of the batch's ``views``, then of its ``crops``, if any: (S, B, D)."""
+    large = project(encoder, head, batch["views"], batch.get("valid"))
+    if not batch.get("crops"):
+        return large
+    return torch.cat([large, project(encoder, head, batch["crops"], batch.get("crops_valid"))])
 
 
 def passes(
