@@ -59,7 +59,6 @@ def lines(folder):
 
 
 @pytest.mark.parametrize("name", [*GENERIC, "byol-batchnorm", "joint"])
-@pytest.mark.parametrize("name", ["simclr", "byol-batchnorm", "dino", "mae", "joint", "lejepa", "pseudo-label"])
 def test_S3_resuming_is_exact_and_so_is_a_second_resume(cases, tmp_path, name):
     options = {"steps": 8, "lr": 1e-2, "save_every": 2, "log_every": 1}
     whole = go(cases, name, tmp_path / "whole", options)

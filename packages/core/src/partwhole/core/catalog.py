@@ -55,7 +55,9 @@ class DINO:
 
     def method(self, encoder: Encoder) -> Method:
         d = encoder.dim
-        return DinoMethod(encoder, prototypes=self.prototypes, hidden=4 * d, bottleneck=d, momentum=self.momentum)
+        return DinoMethod(
+            encoder, prototypes=self.prototypes, hidden=4 * d, bottleneck=d, momentum=self.momentum, frozen=0.0
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
