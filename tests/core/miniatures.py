@@ -7,6 +7,7 @@ from partwhole.core import distributed
 from partwhole.core.data import Stream, hide, together
 from partwhole.core.encoder import Encoder, Head, Mean, Vectors
 from partwhole.core.losses import group_info_nce
+from partwhole.core.masks import target_blocks
 from partwhole.core.method import Joint, Method
 from partwhole.core.norm import BatchNorm
 from partwhole.core.transformer import TransformerEncoder
@@ -94,14 +95,25 @@ def masked(sample):
     return {"x": sample["x"], "hidden": hide(len(sample["x"]), 0.6)}
 
 
+def named(sample):
+    return {**masked(sample), "ids": sample["group"]}
+
+
+def blocks(sample):
+    return {"x": sample["x"], **target_blocks(sample["x"], targets=2, blocks=3)}
+
+
 def same(sample):
     return sample
 
 
 def make(name):
     """(method, stream) of a small case, in float64."""
+    from partwhole.core.methods.beit import BEiT
     from partwhole.core.methods.byol import BYOL
+    from partwhole.core.methods.data2vec import Data2Vec
     from partwhole.core.methods.dino import DINO
+    from partwhole.core.methods.ijepa import IJEPA
     from partwhole.core.methods.mae import MAE
     from partwhole.core.methods.simclr import SimCLR
     from partwhole.shape3d.acd import ComponentContrast
@@ -114,6 +126,9 @@ def make(name):
         "byol-batchnorm": lambda: (BYOL(e, hidden=D, dim=4, norm="batch"), two, True),
         "dino": lambda: (DINO(e, prototypes=16, hidden=D, bottleneck=4), crops, True),
         "mae": lambda: (MAE(e, dim=D, depth=1, heads=2), masked, False),
+        "beit": lambda: (BEiT(e, vocabulary=2), named, True),
+        "data2vec": lambda: (Data2Vec(e, layers=1), masked, True),
+        "ijepa": lambda: (IJEPA(e, dim=D, depth=1, heads=2), blocks, False),
         "acd": lambda: (ComponentContrast(e, dim=8, clusters=3), parts, False),
         "groups": lambda: (Groups(e), same, True),
         "counted": lambda: (Counted(e), same, True),

@@ -13,7 +13,9 @@ from partwhole.core.losses import (
     group_info_nce,
     group_pairs,
     info_nce,
+    masked_cross_entropy,
     masked_mse,
+    masked_smooth_l1,
     negative_cosine,
 )
 from partwhole.core.threads import ranks
@@ -49,6 +51,16 @@ def mse(live: Tensor, at: slice) -> Tensor:
     return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
 
 
+def smooth(live: Tensor, at: slice) -> Tensor:
+    loss = masked_smooth_l1(live, TARGET[at], HIDDEN[at], valid=VALID[at])
+    return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
+
+
+def names(live: Tensor, at: slice) -> Tensor:
+    loss = masked_cross_entropy(live, GROUP[at].clamp(min=0), HIDDEN[at], valid=VALID[at])
+    return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
+
+
 def prototypes(live: Tensor, at: slice) -> Tensor:
     loss = group_info_nce(live, GROUP[at], valid=VALID[at])
     return loss * distributed.share((VALID[at] & (GROUP[at] >= 0)).sum())
@@ -67,6 +79,8 @@ SHARED = {
     "negative_cosine": (cosine, TOKENS),
     "distill": (distillation, ROWS),
     "masked_mse": (mse, TOKENS),
+    "masked_smooth_l1": (smooth, TOKENS),
+    "masked_cross_entropy": (names, TOKENS),
     "group_info_nce": (prototypes, TOKENS),
     "group_contrast": (pairs, TOKENS),
 }

@@ -6,6 +6,8 @@ info_nce         queries that have a positive     keys gathered by the method
 negative_cosine  rows
 distill          things (B)
 masked_mse       hidden tokens
+masked_smooth_l1 hidden tokens
+masked_cross_entropy  hidden tokens
 group_info_nce   tokens of known group
 group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
 """
@@ -14,7 +16,7 @@ from partwhole.core.losses.clustering import sinkhorn
 from partwhole.core.losses.contrastive import info_nce
 from partwhole.core.losses.distillation import distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
-from partwhole.core.losses.masked import masked_mse
+from partwhole.core.losses.masked import masked_cross_entropy, masked_mse, masked_smooth_l1
 
 __all__ = [
     "distill",
@@ -23,7 +25,9 @@ __all__ = [
     "group_means",
     "group_pairs",
     "info_nce",
+    "masked_cross_entropy",
     "masked_mse",
+    "masked_smooth_l1",
     "negative_cosine",
     "sinkhorn",
 ]
