@@ -38,10 +38,12 @@ def uniform(masks: Tensor, chance: float) -> None:
     assert (masks.double().mean(0) - chance).abs().max() < 5 * spread
 
 
+@pytest.mark.parametrize("size", [5, 50])
 @pytest.mark.parametrize("name", PLACES)
-def test_E4_block_masks_hide_the_ratio_and_every_token_alike(name):
+def test_E4_block_masks_hide_the_ratio_and_every_token_alike(name, size):
+    """Also where all tokens are one cell, of which a part is hidden."""
     where, g = PLACES[name], torch.Generator().manual_seed(0)
-    masks = torch.stack([hide_blocks(where, 0.4, size=5, generator=g) for _ in range(DRAWS)])
+    masks = torch.stack([hide_blocks(where, 0.4, size=size, generator=g) for _ in range(DRAWS)])
     count = round(0.4 * len(where))
     assert (masks.sum(1) == count).all()
     uniform(masks, count / len(where))

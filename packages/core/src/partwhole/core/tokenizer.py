@@ -103,13 +103,18 @@ def kmeans(x: Tensor, count: int, *, seed: int = 0, steps: int = 100) -> Tensor:
         cluster, gap = nearest(x, means)
         if before is not None and torch.equal(cluster, before):
             break
-        before = cluster
-        size = torch.bincount(cluster, minlength=count)
-        sums = torch.zeros_like(means, dtype=torch.float64).index_add_(0, cluster, x.double())
-        means = (sums / size.clamp(min=1)[:, None]).to(x.dtype)
-        empty = (size == 0).nonzero()[:, 0]
-        means[empty] = x[gap.argsort(descending=True, stable=True)[: len(empty)]]
+        before, means = cluster, means_of(x, cluster, gap, count)
     return means + middle
+
+
+def means_of(x: Tensor, cluster: Tensor, gap: Tensor, count: int) -> Tensor:
+    """Means (V, T) of rows x (N, T) in clusters (N,); an empty one gets the row with the largest gap (N,) left."""
+    size = torch.bincount(cluster, minlength=count)
+    sums = torch.zeros(count, x.shape[1], dtype=torch.float64, device=x.device).index_add_(0, cluster, x.double())
+    means = (sums / size.clamp(min=1)[:, None]).to(x.dtype)
+    empty = (size == 0).nonzero()[:, 0]
+    means[empty] = x[gap.argsort(descending=True, stable=True)[: len(empty)]]
+    return means
 
 
 def nearest(x: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
