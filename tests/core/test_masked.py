@@ -371,7 +371,7 @@ def test_layers_end_with_what_the_norm_at_the_end_is_given():
     ("name", "change", "message"),
     [
         ("beit", {"hidden": coin(B, L - 1)}, "hidden is"),
-        ("beit", {"hidden": torch.ones(B, L)}, "mask .bool. or indices"),
+        ("beit", {"hidden": torch.ones(B, L)}, "float32: a mask is bool"),
         ("data2vec", {"hidden": torch.zeros(B + 1, 2, dtype=torch.int64)}, "hidden is"),
         ("ijepa", {"keep": coin(B, L + 1)}, "keep is"),
     ],

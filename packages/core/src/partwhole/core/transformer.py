@@ -132,8 +132,9 @@ class TransformerEncoder(Encoder):
     the base of ``rotary``, 100 for places in a picture (DINOv3), 10,000 for those in a text.
 
     ``keep``, the tokens that stay visible, leaves (B, K, dim) tokens: those of each row, K of the row with most;
-    ``pack(keep)`` says which they are. ``hidden`` and ``token`` (dim,): the token enters in place of the hidden ones,
-    with its position. Either is a mask (B, L) bool, or indices (B, K): see ``pack``. Neither counts special tokens.
+    ``pack(keep)`` says which they are, and in which order a causal encoder reads them. ``hidden`` and ``token``
+    (dim,): the token enters in place of the hidden ones, with its position. Either is a mask (B, L) bool, or indices
+    (B, K): see ``pack``. Neither counts special tokens.
     """
 
     def __init__(
@@ -184,10 +185,10 @@ class TransformerEncoder(Encoder):
         for name, marks in (("valid", real), ("keep", keep), ("hidden", hidden)):
             if marks is None:
                 continue
-            if marks.dtype not in (torch.bool, torch.int64):
-                raise ValueError(f"{name} is a mask (bool) or indices of tokens (int64); got {marks.dtype}")
-            fits = marks.shape == tokens.shape[:2] if marks.dtype == torch.bool else len(marks) == len(tokens)
-            if not fits:
+            listed = name != "valid" and marks.dtype == torch.int64
+            if not listed and marks.dtype != torch.bool:
+                raise ValueError(f"{name} is {marks.dtype}: a mask is bool, and indices of tokens are int64")
+            if len(marks) != len(tokens) or (not listed and marks.shape != tokens.shape[:2]):
                 raise ValueError(f"{name} is {tuple(marks.shape)}, but the tokens are {tuple(tokens.shape[:2])}")
         if (hidden is None) != (token is None):
             raise ValueError("hidden says where token enters: give both or neither")
