@@ -70,7 +70,7 @@ class Shrink:
 
     def build(self, folder: Path | None = None) -> Run:
         if self.batch == 13:
-            from partwhole.core.data import hide
+            from partwhole.core.masks import hide
 
             hide(1, 0.5)
         if self.batch == 14:

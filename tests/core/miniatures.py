@@ -1,18 +1,14 @@
-"""Small methods and data, in float64, for the tests of the loop and of several ranks."""
+"""Small networks, methods and data for the tests of the loop and of several ranks."""
 
 import torch
 from torch import nn
 
 from partwhole.core import distributed
-from partwhole.core.data import Stream, hide, together
 from partwhole.core.encoder import Encoder, Head, Mean, Vectors
 from partwhole.core.losses import group_info_nce
-from partwhole.core.method import Joint, Method
+from partwhole.core.method import Method
 from partwhole.core.norm import BatchNorm
 from partwhole.core.transformer import TransformerEncoder
-
-GENERIC = ("simclr", "byol", "dino", "swav", "deepcluster", "obow", "ibot", "dinov2", "dinov3", "mae",
-           "simsiam", "barlow", "vicreg", "lejepa", "supervised", "pseudo-label", "fixmatch")  # fmt: skip
 
 D, BATCH = 8, 8  # 8 over 3 ranks: slices of 2, 3 and 3
 
@@ -80,109 +76,5 @@ def clouds(ragged):
     return out
 
 
-def two(sample):
-    return {"views": [sample["x"] + 0.1 * torch.randn_like(sample["x"]) for _ in range(2)]}
-
-
-def crops(sample):
-    x = sample["x"]
-    return {**two(sample), "crops": [x[:2], x[1:3]]}
-
-
-def numbered(sample):
-    return {**crops(sample), "index": sample["index"]}
-
-
-def parts(sample):
-    return {**two(sample), "component": [sample["group"], sample["group"]]}
-
-
-def hiding(sample):
-    """Views of which some tokens are hidden, in most of them."""
-    return {**crops(sample), "hidden": [hide(len(sample["x"]), (0.3, 0.7), chance=0.8) for _ in range(2)]}
-
-
-def masked(sample):
-    return {"x": sample["x"], "hidden": hide(len(sample["x"]), 0.6)}
-
-
 def same(sample):
     return sample
-
-
-def deepcluster(e):
-    """Most things have a cluster from the start, so that there is a loss."""
-    from partwhole.core.methods.deepcluster import DeepCluster
-
-    method = DeepCluster(e, things=24, every=2, prototypes=3, heads=3, hidden=D, dim=4, norm="layer")
-    method.cluster.copy_(torch.arange(24) % 4 - 1)
-    return method
-
-
-def named(sample):
-    """Every third label is unknown."""
-    return {"x": sample["x"], "label": sample["group"].sum().remainder(3) - 1}
-
-
-def make(name):
-    """(method, stream) of a small case, in float64."""
-    from partwhole.core.methods.barlow_twins import BarlowTwins
-    from partwhole.core.methods.byol import BYOL
-    from partwhole.core.methods.dino import DINO
-    from partwhole.core.methods.dinov2 import DINOv2
-    from partwhole.core.methods.dinov3 import DINOv3
-    from partwhole.core.methods.fixmatch import FixMatch
-    from partwhole.core.methods.ibot import IBOT
-    from partwhole.core.methods.lejepa import LeJEPA
-    from partwhole.core.methods.mae import MAE
-    from partwhole.core.methods.obow import OBoW
-    from partwhole.core.methods.pseudo_label import PseudoLabel
-    from partwhole.core.methods.simclr import SimCLR
-    from partwhole.core.methods.simsiam import SimSiam
-    from partwhole.core.methods.supervised import Supervised
-    from partwhole.core.methods.swav import SwAV
-    from partwhole.core.methods.vicreg import VICReg
-    from partwhole.shape3d.acd import ComponentContrast
-
-    torch.manual_seed(0)
-    e = encoder()
-    method, view, ragged = {
-        "simclr": lambda: (SimCLR(e, hidden=D, dim=4), two, True),
-        "byol": lambda: (BYOL(e, hidden=D, dim=4, norm="layer"), two, True),
-        "byol-batchnorm": lambda: (BYOL(e, hidden=D, dim=4, norm="batch"), two, True),
-        "simsiam": lambda: (SimSiam(e, hidden=D, dim=4, bottleneck=4), two, True),
-        "barlow": lambda: (BarlowTwins(e, hidden=D, dim=4), two, True),
-        "vicreg": lambda: (VICReg(e, hidden=D, dim=12, norm="layer"), two, True),
-        "lejepa": lambda: (LeJEPA(e, hidden=D, dim=4, slices=8, norm="layer"), crops, True),
-        "supervised": lambda: (Supervised(e, classes=2, smoothing=0.1), named, True),
-        "pseudo-label": lambda: (PseudoLabel(e, classes=2, threshold=0.6, momentum=0.5), {"unlabelled": same}, True),
-        "fixmatch": lambda: (FixMatch(e, classes=2, threshold=0.6), {"unlabelled": two}, True),
-        "dino": lambda: (DINO(e, prototypes=16, hidden=D, bottleneck=4), crops, True),
-        "swav": lambda: (SwAV(e, prototypes=6, hidden=D, dim=4, queue=20, queue_from=0.3, norm="layer"), crops, True),
-        "deepcluster": lambda: (deepcluster(e), numbered, True),
-        "obow": lambda: (OBoW(e, words=20), crops, True),
-        "ibot": lambda: (IBOT(e, prototypes=16, hidden=D, bottleneck=4, frozen=0.5), hiding, True),
-        "dinov2": lambda: (DINOv2(e, prototypes=16, hidden=D, bottleneck=4), hiding, True),
-        "dinov3": lambda: (
-            DINOv3(e, prototypes=16, hidden=D, bottleneck=4, start=0.3, refresh=0.3),
-            hiding,
-            True,
-        ),
-        "mae": lambda: (MAE(e, dim=D, depth=1, heads=2), masked, False),
-        "acd": lambda: (ComponentContrast(e, dim=8, clusters=3), parts, False),
-        "groups": lambda: (Groups(e), same, True),
-        "counted": lambda: (Counted(e), same, True),
-        "rows": lambda: (Rows(e), same, False),
-        "layers": lambda: (Rows(Layers()), same, False),
-        "joint": lambda: (Joint({"a": Groups(e), "b": SimCLR(e, hidden=D, dim=4)}, {"a": 10.0, "b": 1.0}), None, True),
-    }[name]()
-    if isinstance(view, dict):
-        of = {"labelled": named, **view}
-        stream = together(**{k: Stream(clouds(True), v, batch=BATCH, seed=i) for i, (k, v) in enumerate(of.items())})
-    elif view is None:
-        stream = together(
-            a=Stream(clouds(True), same, batch=BATCH, seed=1), b=Stream(clouds(True), two, batch=BATCH, seed=2)
-        )
-    else:
-        stream = Stream(clouds(ragged), view, batch=BATCH, seed=1)
-    return method.double(), stream

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from miniatures import BATCH, D, clouds, crops, encoder, make, same
+from miniatures import BATCH, D, clouds, encoder, same
 from torch import nn
+from zoo import crops, make
 
 from partwhole.core import checkpoint, distributed
 from partwhole.core.data import Stream

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from partwhole.core.data import BadSample, Stream, collate, describe, hide, together
+from partwhole.core.data import BadSample, Stream, collate, describe, together
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later warn of workers
 
@@ -146,18 +146,3 @@ def test_collate_keeps_a_valid_that_samples_bring():
 def test_collate_refuses_what_does_not_fit(samples, words):
     with pytest.raises(ValueError, match=words):
         collate(samples)
-
-
-def test_E4_hide_hides_the_ratio_and_every_position_alike():
-    g = torch.Generator().manual_seed(0)
-    masks = torch.stack([hide(10, 0.6, g) for _ in range(1000)]).float()
-    assert torch.equal(masks.sum(1), torch.full((1000,), 6.0))
-    assert (masks.mean(0) - 0.6).abs().max() < 5 * (0.24 / 1000) ** 0.5
-    assert hide(2, 0.01).sum() == 1
-    assert hide(2, 0.99).sum() == 1
-
-
-@pytest.mark.parametrize(("length", "ratio"), [(1, 0.5), (5, 0.0), (5, 1.0)])
-def test_P14_hide_refuses_to_leave_nothing_or_hide_nothing(length, ratio):
-    with pytest.raises(ValueError, match=r"hide|hiding"):
-        hide(length, ratio)

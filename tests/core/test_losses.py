@@ -12,7 +12,9 @@ from torch import Tensor
 from partwhole.core.losses import (
     distill,
     info_nce,
+    masked_cross_entropy,
     masked_mse,
+    masked_smooth_l1,
     negative_cosine,
 )
 from partwhole.core.testing import check_loss
@@ -82,6 +84,23 @@ def loop_masked_mse(prediction, target, hidden, valid=None, normalise=False):
     return sum(terms) / len(terms)
 
 
+def counted(hidden, valid):
+    return [(b, i) for b, i in itertools.product(*map(range, hidden.shape)) if hidden[b, i] and valid[b, i]]
+
+
+def loop_masked_smooth_l1(prediction, target, hidden, valid, beta=0.7):
+    terms = []
+    for b, i in counted(hidden, valid):
+        d = (prediction[b, i] - target[b, i]).abs()
+        terms.append(sum(v * v / (2 * beta) if v < beta else v - beta / 2 for v in d) / len(d))
+    return sum(terms) / len(terms)
+
+
+def loop_masked_cross_entropy(logits, target, hidden, valid):
+    terms = [logits[at].exp().sum().log() - logits[at][target[at]] for at in counted(hidden, valid)]
+    return sum(terms) / len(terms)
+
+
 F = draw(4, 6, 5)  # feature
 V = coin(4, 6, chance=0.75)  # valid
 CASES = {
@@ -121,6 +140,21 @@ CASES = {
         reference=loop_masked_mse,
         inputs=(F, draw(4, 6, 5, seed=1), coin(4, 6, seed=2), V),
         constant=(1,),
+        valid=3,
+        count=lambda p, t, h, v: (h & v).sum(),
+    ),
+    "masked_smooth_l1": dict(
+        loss=lambda p, t, h, v: masked_smooth_l1(p, t, h, valid=v, beta=0.7),
+        reference=loop_masked_smooth_l1,
+        inputs=(F, draw(4, 6, 5, seed=1), coin(4, 6, seed=2), V),
+        constant=(1,),
+        valid=3,
+        count=lambda p, t, h, v: (h & v).sum(),
+    ),
+    "masked_cross_entropy": dict(
+        loss=lambda p, t, h, v: masked_cross_entropy(p, t, h, valid=v),
+        reference=loop_masked_cross_entropy,
+        inputs=(F, torch.arange(24).view(4, 6) % 5, coin(4, 6, seed=2), V),
         valid=3,
         count=lambda p, t, h, v: (h & v).sum(),
     ),
@@ -240,7 +274,7 @@ def test_P16_tiled_info_nce_equals_full(temperature, tile):
     assert torch.allclose(*grads, rtol=1e-9, atol=1e-12)
 
 
-# ------------------------------------------------------------------ negative_cosine, distill, masked_mse
+# ------------------------------------------------------------------ negative_cosine, distill, masked losses
 
 
 def test_negative_cosine_reads_direction_alone():
@@ -280,6 +314,26 @@ def test_P14_masked_mse_of_nothing_is_zero():
     assert not p.grad.any()
     with pytest.raises(ValueError, match="no variance"):
         masked_mse(p[..., :1], p[..., :1], torch.ones(2, 3, dtype=torch.bool), normalise=True)
+
+
+def test_P14_masked_losses_of_nothing_are_zero_and_nonsense_is_refused():
+    p, none = draw(2, 3, 4).requires_grad_(), torch.zeros(2, 3, dtype=torch.bool)
+    ids = torch.full((2, 3), -1)
+    for loss in (masked_smooth_l1(p, draw(2, 3, 4, seed=1), none), masked_cross_entropy(p, ids, none)):
+        (grad,) = torch.autograd.grad(loss, p)
+        assert loss.item() == 0
+        assert not grad.any()
+    with pytest.raises(ValueError, match="beta"):
+        masked_smooth_l1(p, p, none, beta=0.0)
+    with pytest.raises(ValueError, match="are needed; got"):
+        masked_cross_entropy(p, ids[:, 1:], none)
+
+
+def test_P11_masked_smooth_l1_is_square_within_beta_and_straight_beyond():
+    zero, all_of_them = torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.bool)
+    d = torch.tensor([[[0.5, -3.0]]])
+    assert masked_smooth_l1(d, zero, all_of_them).item() == pytest.approx((0.125 + 2.5) / 2)
+    assert masked_smooth_l1(d, zero, all_of_them, beta=4.0).item() == pytest.approx((0.25 + 9) / 8 / 2)
 
 
 def test_P11_normalise_makes_masked_mse_blind_to_scale_and_shift():

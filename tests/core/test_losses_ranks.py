@@ -18,8 +18,10 @@ from partwhole.core.losses import (
     group_pairs,
     info_nce,
     koleo,
+    masked_cross_entropy,
     masked_distill,
     masked_mse,
+    masked_smooth_l1,
     negative_cosine,
     sigreg,
     vicreg,
@@ -59,6 +61,16 @@ def hidden_distillation(live: Tensor, at: slice) -> Tensor:
 
 def mse(live: Tensor, at: slice) -> Tensor:
     loss = masked_mse(live, TARGET[at], HIDDEN[at], valid=VALID[at])
+    return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
+
+
+def smooth(live: Tensor, at: slice) -> Tensor:
+    loss = masked_smooth_l1(live, TARGET[at], HIDDEN[at], valid=VALID[at])
+    return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
+
+
+def names(live: Tensor, at: slice) -> Tensor:
+    loss = masked_cross_entropy(live, GROUP[at].clamp(min=0), HIDDEN[at], valid=VALID[at])
     return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
 
 
@@ -115,6 +127,8 @@ SHARED = {
     "distill": (distillation, ROWS),
     "masked_distill": (hidden_distillation, TOKENS),
     "masked_mse": (mse, TOKENS),
+    "masked_smooth_l1": (smooth, TOKENS),
+    "masked_cross_entropy": (names, TOKENS),
     "group_info_nce": (prototypes, TOKENS),
     "group_contrast": (pairs, TOKENS),
     "koleo": (spreading, ROWS),

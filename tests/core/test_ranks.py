@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from miniatures import GENERIC
+from zoo import GENERIC
 
 METHODS = (*GENERIC, "byol-batchnorm", "acd", "groups", "joint")
 SGD = {"steps": 3, "optimizer": "sgd", "lr": 0.1, "log_every": 1}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from miniatures import GENERIC
+from zoo import GENERIC
 
 from partwhole.core import load_encoder
 from partwhole.core.checkpoint import BadCheckpoint, OtherRecipe, differences, save_encoder

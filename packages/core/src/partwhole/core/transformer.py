@@ -102,10 +102,16 @@ class Transformer(nn.Module):
             block.drop_path = rate * (i + 1) / len(self.blocks)
 
     def forward(self, x: Tensor, valid: Tensor | None = None, turn: Turn | None = None) -> Tensor:
+        return self.norm(self.layers(x, valid, turn, count=1)[-1])
+
+    def layers(self, x: Tensor, valid: Tensor | None = None, turn: Turn | None = None, *, count: int) -> list[Tensor]:
+        """What the last ``count`` blocks give, the last one last, (B, L, dim) each, without the norm at the end."""
         mask = None if valid is None else attention_mask(valid, self.causal)
+        last = [x]
         for block in self.blocks:
             x = block(x, mask, self.causal, turn)
-        return self.norm(x)
+            last = [*last, x][-count:]
+        return last
 
 
 def attention_mask(valid: Tensor, causal: bool = False) -> Tensor:
@@ -125,9 +131,10 @@ class TransformerEncoder(Encoder):
     more, which are not returned (Darcet et al., 2024). ``rope`` turns queries and keys by ``embed.coordinates``: it is
     the base of ``rotary``, 100 for places in a picture (DINOv3), 10,000 for those in a text.
 
-    ``keep`` (B, L), true for the tokens that stay visible, leaves (B, K, dim) tokens: the visible ones of each row in
-    their order, K of the row with most; ``pack(keep)`` says which they are. ``hidden`` (B, L) and ``token`` (dim,):
-    where hidden is true, the token enters in place of what is there, with its position. Neither counts special tokens.
+    ``keep``, the tokens that stay visible, leaves (B, K, dim) tokens: those of each row, K of the row with most;
+    ``pack(keep)`` says which they are, and in which order a causal encoder reads them. ``hidden`` and ``token``
+    (dim,): the token enters in place of the hidden ones, with its position. Either is a mask (B, L) bool, or indices
+    (B, K): see ``pack``. Neither counts special tokens.
     """
 
     def __init__(
@@ -161,20 +168,37 @@ class TransformerEncoder(Encoder):
         token: Tensor | None = None,
         valid: Tensor | None = None,
     ) -> Tensor:
+        return self._returned(self.trunk(*self._entered(x, keep, hidden, token, valid)))
+
+    def layers(self, x: Tensor, count: int, *, valid: Tensor | None = None) -> list[Tensor]:
+        """The tokens after each of the last ``count`` blocks, the last one's last, without the norm at the end."""
+        if not 1 <= count <= self.depth:
+            raise ValueError(f"the last {count} layers of {self.depth} are asked for: ask for 1 to {self.depth}")
+        return [self._returned(y) for y in self.trunk.layers(*self._entered(x, None, None, None, valid), count=count)]
+
+    def _entered(
+        self, x: Tensor, keep: Tensor | None, hidden: Tensor | None, token: Tensor | None, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Turn | None]:
+        """What the trunk is given: tokens, which of them are real, and their turns."""
         given = {} if valid is None else {"valid": valid}
         tokens, real = self.embed(x, **given), self.embed.tokens_valid(x, valid)
-        for name, mask in (("valid", real), ("keep", keep), ("hidden", hidden)):
-            if mask is not None and mask.shape != tokens.shape[:2]:
-                raise ValueError(f"{name} is {tuple(mask.shape)}, but the tokens are {tuple(tokens.shape[:2])}")
+        for name, marks in (("valid", real), ("keep", keep), ("hidden", hidden)):
+            if marks is None:
+                continue
+            listed = name != "valid" and marks.dtype == torch.int64
+            if not listed and marks.dtype != torch.bool:
+                raise ValueError(f"{name} is {marks.dtype}: a mask is bool, and indices of tokens are int64")
+            if len(marks) != len(tokens) or (not listed and marks.shape != tokens.shape[:2]):
+                raise ValueError(f"{name} is {tuple(marks.shape)}, but the tokens are {tuple(tokens.shape[:2])}")
         if (hidden is None) != (token is None):
             raise ValueError("hidden says where token enters: give both or neither")
         if hidden is not None and token is not None:
-            tokens = torch.where(hidden[..., None], (token + self.embed.position(x, **given)).to(tokens.dtype), tokens)
+            masked = token + self.embed.position(x, **given)
+            tokens = torch.where(marked(hidden, tokens.shape[1])[..., None], masked.to(tokens.dtype), tokens)
         place = None if self.rope is None else blank(self.embed.coordinates(x, **given), real)
         if keep is not None:
-            index, real = pack(keep if real is None else keep & real)
-            tokens = tokens.gather(1, index[..., None].expand(-1, -1, self.dim))
-            place = None if place is None else place.gather(1, index[..., None].expand(-1, -1, place.shape[-1]))
+            index, real = pack(keep, real)
+            tokens, place = take(tokens, index), None if place is None else take(place, index)
         tokens = blank(tokens, real)
         if self.first is not None:
             ahead = len(self.first)
@@ -184,21 +208,53 @@ class TransformerEncoder(Encoder):
         turn = None
         if place is not None and self.rope is not None:
             turn = rotary(place, self.dim // self.heads, self.rope)
-        tokens = self.trunk(tokens, real, turn)
-        if self.registers:
-            tokens = torch.cat([tokens[:, : self.special], tokens[:, self.special + self.registers :]], 1)
-        return tokens
+        return tokens, real, turn
+
+    def _returned(self, tokens: Tensor) -> Tensor:
+        if not self.registers:
+            return tokens
+        return torch.cat([tokens[:, : self.special], tokens[:, self.special + self.registers :]], 1)
 
     def real(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
         real = self.embed.tokens_valid(x, valid)
         return real if real is None or not self.special else F.pad(real, (self.special, 0), value=True)
 
 
-def pack(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the true entries of each row are: index (B, K) and valid (B, K), K >= 1 the most that any row has.
+# ------------------------------------------------------------------ some of the tokens
 
-    keep (B, L) bool. Beyond a row's own count, index points at entries that are not true, and valid is false.
+
+def pack(marks: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Which tokens are meant, in each row: index (B, K) and real (B, K), false beyond a row's own number.
+
+    marks is a mask (B, L) bool, true for them; or it is their indices (B, K) int64 already, in any order, each once, -1
+    beyond their number. Of a mask, K >= 1 is the most that any row has: it has to be looked up, which waits for the
+    device and cannot be compiled in one graph. Indices carry it in their shape; ``masks.indices`` makes them of masks.
+    Tokens that ``valid`` (B, L) says are not real are never meant.
     """
-    most = max(int(keep.sum(1).max()), 1)
-    index = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-    return index, keep.gather(1, index)
+    if marks.dtype != torch.bool:
+        index, real = marks.clamp(min=0), marks >= 0
+        return index, real if valid is None else real & valid.gather(1, index)
+    if valid is not None:
+        marks = marks & valid
+    most = max(int(marks.sum(1).max()), 1)
+    index = marks.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    return index, marks.gather(1, index)
+
+
+def take(tokens: Tensor, index: Tensor) -> Tensor:
+    """tokens (B, L, D) at index (B, K): (B, K, D)."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def put(rows: Tensor, index: Tensor, real: Tensor, length: int) -> Tensor:
+    """The reverse of ``take``: rows (B, K, D), where real, at their index among ``length`` tokens; zeros elsewhere."""
+    at = index.masked_fill(~real, length)[..., None].expand_as(rows)  # what is not real goes behind the end
+    return rows.new_zeros(len(rows), length + 1, rows.shape[-1]).scatter(1, at, rows)[:, :length]
+
+
+def marked(marks: Tensor, length: int) -> Tensor:
+    """A mask (B, length) of marks of either kind: see ``pack``."""
+    if marks.dtype == torch.bool:
+        return marks
+    index, real = pack(marks)
+    return put(real[..., None], index, real, length)[..., 0]

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from partwhole.core import distributed
-from partwhole.core.data import Stream, hide
+from partwhole.core.data import Stream
 from partwhole.core.encoder import Encoder
 from partwhole.core.fit import Fit, Run
+from partwhole.core.masks import hide
 from partwhole.core.method import Method
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.core.watch import Quiet

@@ -7,6 +7,8 @@ negative_cosine  rows
 distill          things (B)
 masked_distill   things (B)
 masked_mse       hidden tokens
+masked_smooth_l1 hidden tokens
+masked_cross_entropy  hidden tokens
 group_info_nce   tokens of known group
 group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
 koleo            rows, keys gathered by the method
@@ -23,7 +25,7 @@ from partwhole.core.losses.contrastive import info_nce
 from partwhole.core.losses.distillation import distill, masked_distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
 from partwhole.core.losses.labels import consistency, cross_entropy
-from partwhole.core.losses.masked import masked_mse
+from partwhole.core.losses.masked import masked_cross_entropy, masked_mse, masked_smooth_l1
 from partwhole.core.losses.redundancy import barlow, sigreg, vicreg
 from partwhole.core.losses.regularising import gram_anchoring, koleo
 
@@ -40,8 +42,10 @@ __all__ = [
     "group_pairs",
     "info_nce",
     "koleo",
+    "masked_cross_entropy",
     "masked_distill",
     "masked_mse",
+    "masked_smooth_l1",
     "negative_cosine",
     "sigreg",
     "sinkhorn",

@@ -1,0 +1,137 @@
+"""Every method, small, in float64, on data of its own: for the tests of the loop and of several ranks."""
+
+import torch
+from miniatures import BATCH, Counted, D, Groups, Layers, Rows, clouds, encoder, same
+
+from partwhole.core.data import Stream, together
+from partwhole.core.masks import hide, target_blocks
+from partwhole.core.method import Joint
+from partwhole.core.methods.barlow_twins import BarlowTwins
+from partwhole.core.methods.beit import BEiT
+from partwhole.core.methods.byol import BYOL
+from partwhole.core.methods.data2vec import Data2Vec
+from partwhole.core.methods.deepcluster import DeepCluster
+from partwhole.core.methods.dino import DINO
+from partwhole.core.methods.dinov2 import DINOv2
+from partwhole.core.methods.dinov3 import DINOv3
+from partwhole.core.methods.fixmatch import FixMatch
+from partwhole.core.methods.ibot import IBOT
+from partwhole.core.methods.ijepa import IJEPA
+from partwhole.core.methods.lejepa import LeJEPA
+from partwhole.core.methods.mae import MAE
+from partwhole.core.methods.obow import OBoW
+from partwhole.core.methods.pseudo_label import PseudoLabel
+from partwhole.core.methods.simclr import SimCLR
+from partwhole.core.methods.simsiam import SimSiam
+from partwhole.core.methods.supervised import Supervised
+from partwhole.core.methods.swav import SwAV
+from partwhole.core.methods.vicreg import VICReg
+from partwhole.shape3d.acd import ComponentContrast
+
+# ------------------------------------------------------------------ views of a cloud
+
+
+def two(sample):
+    return {"views": [sample["x"] + 0.1 * torch.randn_like(sample["x"]) for _ in range(2)]}
+
+
+def crops(sample):
+    x = sample["x"]
+    return {**two(sample), "crops": [x[:2], x[1:3]]}
+
+
+def numbered(sample):
+    return {**crops(sample), "index": sample["index"]}
+
+
+def parts(sample):
+    return {**two(sample), "component": [sample["group"], sample["group"]]}
+
+
+def hiding(sample):
+    """Views of which some tokens are hidden, in most of them."""
+    return {**crops(sample), "hidden": [hide(len(sample["x"]), (0.3, 0.7), chance=0.8) for _ in range(2)]}
+
+
+def masked(sample):
+    return {"x": sample["x"], "hidden": hide(len(sample["x"]), 0.6)}
+
+
+def named(sample):
+    return {**masked(sample), "ids": sample["group"]}
+
+
+def blocks(sample):
+    return {"x": sample["x"], **target_blocks(sample["x"], targets=2, blocks=3)}
+
+
+def labelled(sample):
+    """Every third label is unknown."""
+    return {"x": sample["x"], "label": sample["group"].sum().remainder(3) - 1}
+
+
+# ------------------------------------------------------------------ methods
+
+
+def deepcluster(e):
+    """Most things have a cluster from the start, so that there is a loss."""
+    method = DeepCluster(e, things=24, every=2, prototypes=3, heads=3, hidden=D, dim=4, norm="layer")
+    method.cluster.copy_(torch.arange(24) % 4 - 1)
+    return method
+
+
+small = {"hidden": D, "dim": 4}
+heads = {"prototypes": 16, "hidden": D, "bottleneck": 4}
+
+# name: method on an encoder, view (or views of several streams), whether the clouds differ in length
+CASES = {
+    "simclr": (lambda e: SimCLR(e, **small), two, True),
+    "byol": (lambda e: BYOL(e, **small, norm="layer"), two, True),
+    "simsiam": (lambda e: SimSiam(e, **small, bottleneck=4), two, True),
+    "swav": (lambda e: SwAV(e, **small, prototypes=6, queue=20, queue_from=0.3, norm="layer"), crops, True),
+    "deepcluster": (deepcluster, numbered, True),
+    "obow": (lambda e: OBoW(e, words=20), crops, True),
+    "barlow": (lambda e: BarlowTwins(e, **small), two, True),
+    "vicreg": (lambda e: VICReg(e, hidden=D, dim=12, norm="layer"), two, True),
+    "lejepa": (lambda e: LeJEPA(e, **small, slices=8, norm="layer"), crops, True),
+    "dino": (lambda e: DINO(e, **heads), crops, True),
+    "ibot": (lambda e: IBOT(e, **heads, frozen=0.5), hiding, True),
+    "dinov2": (lambda e: DINOv2(e, **heads), hiding, True),
+    "dinov3": (lambda e: DINOv3(e, **heads, start=0.3, refresh=0.3), hiding, True),
+    "mae": (lambda e: MAE(e, dim=D, depth=1, heads=2), masked, False),
+    "beit": (lambda e: BEiT(e, vocabulary=2), named, True),
+    "data2vec": (lambda e: Data2Vec(e, layers=1), masked, True),
+    "ijepa": (lambda e: IJEPA(e, dim=D, depth=1, heads=2), blocks, False),
+    "supervised": (lambda e: Supervised(e, classes=2, smoothing=0.1), labelled, True),
+    "pseudo-label": (
+        lambda e: PseudoLabel(e, classes=2, threshold=0.6, momentum=0.5),
+        {"labelled": labelled, "unlabelled": same},
+        True,
+    ),
+    "fixmatch": (lambda e: FixMatch(e, classes=2, threshold=0.6), {"labelled": labelled, "unlabelled": two}, True),
+}
+GENERIC = tuple(CASES)
+CASES |= {
+    "byol-batchnorm": (lambda e: BYOL(e, **small, norm="batch"), two, True),
+    "acd": (lambda e: ComponentContrast(e, dim=8, clusters=3), parts, False),
+    "groups": (Groups, same, True),
+    "counted": (Counted, same, True),
+    "rows": (Rows, same, False),
+    "layers": (lambda e: Rows(Layers()), same, False),
+    "joint": (
+        lambda e: Joint({"a": Groups(e), "b": SimCLR(e, **small)}, {"a": 10.0, "b": 1.0}),
+        {"a": same, "b": two},
+        True,
+    ),
+}
+
+
+def make(name):
+    """(method, stream) of a case."""
+    method, view, ragged = CASES[name]
+    torch.manual_seed(0)
+    views = view if isinstance(view, dict) else {None: view}
+    streams = {
+        key: Stream(clouds(ragged), one, batch=BATCH, seed=i) for i, (key, one) in enumerate(views.items(), start=1)
+    }
+    return method(encoder()).double(), together(**streams) if isinstance(view, dict) else streams[None]
