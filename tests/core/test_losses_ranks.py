@@ -15,6 +15,8 @@ from partwhole.core.losses import (
     info_nce,
     masked_mse,
     negative_cosine,
+    nt_xent,
+    sigmoid_contrast,
 )
 from partwhole.core.threads import ranks
 
@@ -33,6 +35,20 @@ def nce(live: Tensor, at: slice) -> Tensor:
     positive = torch.where(mine % 3 == 0, -1, torch.arange(len(live)) + distributed.start(len(live)))
     loss = info_nce(live, distributed.gather(live * OTHER[at]), positive)
     return loss * distributed.share((positive >= 0).sum())
+
+
+def views(live: Tensor, at: slice) -> Tensor:
+    z = torch.stack([live, live * OTHER[at], live.sin()])
+    key = distributed.gather(z.flatten(0, 1))
+    return nt_xent(z, key=key, start=distributed.start(3 * len(live))) * distributed.share(3 * len(live))
+
+
+def sigmoid(live: Tensor, at: slice) -> Tensor:
+    """Keys are gathered; every query counts, with its positive or without."""
+    mine = torch.arange(len(live)) + distributed.start(len(live))
+    key = distributed.gather(live * OTHER[at])
+    loss = sigmoid_contrast(live, key, torch.where(mine % 3 == 0, -1, mine), bias=-1.0, tile=2)
+    return loss * distributed.share(len(live))
 
 
 def cosine(live: Tensor, at: slice) -> Tensor:
@@ -64,6 +80,8 @@ def pairs(live: Tensor, at: slice) -> Tensor:
 HELPERS = {"group_means", "group_pairs", "sinkhorn"}  # no losses
 SHARED = {
     "info_nce": (nce, ROWS),
+    "nt_xent": (views, ROWS),
+    "sigmoid_contrast": (sigmoid, ROWS),
     "negative_cosine": (cosine, TOKENS),
     "distill": (distillation, ROWS),
     "masked_mse": (mse, TOKENS),

@@ -3,6 +3,8 @@
 A method multiplies a loss by ``distributed.share(n)``, n the number of items that its mean is over:
 
 info_nce         queries that have a positive     keys gathered by the method
+nt_xent          rows of all views                keys gathered by the method
+sigmoid_contrast queries                          keys gathered by the method
 negative_cosine  rows
 distill          things (B)
 masked_mse       hidden tokens
@@ -11,7 +13,7 @@ group_contrast   pairs (``group_pairs``), and the fraction of positives of the w
 """
 
 from partwhole.core.losses.clustering import sinkhorn
-from partwhole.core.losses.contrastive import info_nce
+from partwhole.core.losses.contrastive import info_nce, nt_xent, sigmoid_contrast
 from partwhole.core.losses.distillation import distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
 from partwhole.core.losses.masked import masked_mse
@@ -25,5 +27,7 @@ __all__ = [
     "info_nce",
     "masked_mse",
     "negative_cosine",
+    "nt_xent",
+    "sigmoid_contrast",
     "sinkhorn",
 ]
