@@ -308,6 +308,7 @@ def test_P14_a_batch_of_one_or_none_has_nothing_to_tell_apart(tile):
     assert sigmoid_contrast(q[:0], q, tile=tile).item() == 0
 
 
+@pytest.mark.slow
 def test_losses_a_tile_at_a_time_trace_as_one_graph():
     q, k = draw(20, 4).requires_grad_(), draw(20, 4, seed=1)
 

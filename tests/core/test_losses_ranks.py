@@ -13,6 +13,8 @@ from partwhole.core.losses import (
     group_info_nce,
     group_pairs,
     info_nce,
+    linear_cross_entropy,
+    masked_cross_entropy,
     masked_mse,
     negative_cosine,
     nt_xent,
@@ -25,6 +27,7 @@ N, L, D = 9, 7, 4
 GROUP = torch.randint(-1, 3, (N, L), generator=G)
 VALID = torch.rand(N, L, generator=G) < 0.7
 HIDDEN = torch.rand(N, L, generator=G) < 0.5
+CLASS = torch.randint(0, 4, (N, L), generator=G)
 TOKENS, ROWS, OTHER = (torch.randn(*shape, D, generator=G, dtype=torch.float64) for shape in ((N, L), (N,), (N,)))
 TARGET = torch.randn(N, L, D, generator=G, dtype=torch.float64)
 
@@ -65,6 +68,17 @@ def mse(live: Tensor, at: slice) -> Tensor:
     return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
 
 
+def tokens(live: Tensor, at: slice) -> Tensor:
+    counted = HIDDEN[at] & VALID[at]
+    loss = masked_cross_entropy(live, CLASS[at], HIDDEN[at], valid=VALID[at])
+    return loss * distributed.share(counted.sum())
+
+
+def classes(live: Tensor, at: slice) -> Tensor:
+    loss = linear_cross_entropy(live, OTHER, CLASS[at], valid=VALID[at])
+    return loss * distributed.share(VALID[at].sum())
+
+
 def prototypes(live: Tensor, at: slice) -> Tensor:
     loss = group_info_nce(live, GROUP[at], valid=VALID[at])
     return loss * distributed.share((VALID[at] & (GROUP[at] >= 0)).sum())
@@ -85,6 +99,8 @@ SHARED = {
     "negative_cosine": (cosine, TOKENS),
     "distill": (distillation, ROWS),
     "masked_mse": (mse, TOKENS),
+    "masked_cross_entropy": (tokens, TOKENS),
+    "linear_cross_entropy": (classes, TOKENS),
     "group_info_nce": (prototypes, TOKENS),
     "group_contrast": (pairs, TOKENS),
 }

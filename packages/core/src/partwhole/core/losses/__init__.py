@@ -2,21 +2,23 @@
 
 A method multiplies a loss by ``distributed.share(n)``, n the number of items that its mean is over:
 
-info_nce         queries that have a positive     keys gathered by the method
-nt_xent          rows of all views                keys gathered by the method
-sigmoid_contrast queries                          keys gathered by the method
-negative_cosine  rows
-distill          things (B)
-masked_mse       hidden tokens
-group_info_nce   tokens of known group
-group_contrast   pairs (``group_pairs``), and the fraction of positives of the whole batch given
+info_nce             queries that have a positive     keys gathered by the method
+nt_xent              rows of all views                keys gathered by the method
+sigmoid_contrast     queries                          keys gathered by the method
+negative_cosine      rows
+distill              things (B)
+masked_mse           hidden tokens
+masked_cross_entropy hidden tokens
+linear_cross_entropy valid rows
+group_info_nce       tokens of known group
+group_contrast       pairs (``group_pairs``), and the fraction of positives of the whole batch given
 """
 
 from partwhole.core.losses.clustering import sinkhorn
 from partwhole.core.losses.contrastive import info_nce, nt_xent, sigmoid_contrast
 from partwhole.core.losses.distillation import distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
-from partwhole.core.losses.masked import masked_mse
+from partwhole.core.losses.masked import linear_cross_entropy, masked_cross_entropy, masked_mse
 
 __all__ = [
     "distill",
@@ -25,6 +27,8 @@ __all__ = [
     "group_means",
     "group_pairs",
     "info_nce",
+    "linear_cross_entropy",
+    "masked_cross_entropy",
     "masked_mse",
     "negative_cosine",
     "nt_xent",

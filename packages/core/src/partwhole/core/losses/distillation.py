@@ -4,10 +4,10 @@ Axes: B batch, D features, K prototypes, S student views, T teacher views.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32, positive_temperature, unit
+from partwhole.core.losses.precision import in_float32, outside_autocast, positive_temperature, scalar, unit, widen
+from partwhole.core.losses.tiles import chunk, chunked, rows_of
 
 
 @in_float32
@@ -24,7 +24,7 @@ def negative_cosine(prediction: Tensor, target: Tensor, *, valid: Tensor | None 
     return -(unit(prediction) * unit(target)).sum() / valid.sum().clamp(min=1)
 
 
-@in_float32
+@outside_autocast
 def distill(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 0.1) -> Tensor:
     """Cross entropy from teacher to student over all pairs of different views (Caron et al., 2021).
 
@@ -33,15 +33,37 @@ def distill(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 0
 
     student (S, B, K) logits, teacher (T, B, K) probabilities, constant. View i of both is the same crop, so there must
     be a second view: ValueError if not.
+
+    Some rows are looked at at a time, in float32 whatever the dtype: beside the logits only their gradient is as large.
+    There is no second derivative.
     """
     positive_temperature(temperature)
     if student.shape[1:] != teacher.shape[1:] or student.ndim != 3:
         raise ValueError(
             f"student (S, B, K) and teacher (T, B, K) are needed; got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    same = torch.eye(len(student), len(teacher), device=student.device, dtype=torch.bool)
-    pairs = same.numel() - min(same.shape)
-    if pairs == 0:
-        raise ValueError(f"{len(student)} student and {len(teacher)} teacher views make no pair of different views")
-    pair = -torch.einsum("sbk,tbk->st", F.log_softmax(student / temperature, -1), teacher.detach())
-    return pair.masked_fill(same, 0).sum() / (pairs * max(student.shape[1], 1))
+    (S, B, K), T, teacher = student.shape, len(teacher), teacher.detach()
+    count = S * T - min(S, T)
+    if count == 0:
+        raise ValueError(f"{S} student and {T} teacher views make no pair of different views")
+    most = chunk(K, student.device)
+    inside = rows_of(B, most)
+    rows = [slice(s * B + r.start, s * B + r.stop) for s in range(S) if T > 1 or s > 0 for r in inside]
+    wide = widen(student[:0])
+    target = wide.new_empty(min(most, B), K)
+
+    def part(logits: Tensor, r: slice) -> Tensor:
+        s, b = r.start // B, slice(r.start % B, r.start % B + len(logits))
+        first, *rest = (t for t in range(T) if t != s)
+        wanted = target[: len(logits)].copy_(teacher[first, b])
+        for t in rest:
+            wanted += teacher[t, b]
+        mass = wanted.sum(1, keepdim=True) / (count * B)
+        wanted /= count * B
+        logits -= logits.amax(1, keepdim=True)
+        value = -torch.linalg.vecdot(logits, wanted).sum()
+        total = logits.exp_().sum(1, keepdim=True)
+        logits.mul_(mass / total).sub_(wanted)
+        return value + (mass * total.log()).sum()
+
+    return chunked(part, student.flatten(0, 1), rows, scale=1 / scalar(temperature, wide))

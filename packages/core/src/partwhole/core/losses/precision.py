@@ -20,13 +20,25 @@ def widen(x: Any) -> Any:
 def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
     """Run ``loss`` outside autocast with its half-precision arguments widened; the value stays float32."""
 
+    plain = outside_autocast(loss)
+
     @wraps(loss)
     def wide(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
-        with torch.autocast(device, enabled=False):
-            return loss(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+        return plain(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
 
     return wide
+
+
+def outside_autocast(loss: Callable[P, R]) -> Callable[P, R]:
+    """Run ``loss`` outside autocast: for those that widen large arguments a few rows at a time."""
+
+    @wraps(loss)
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return loss(*args, **kwargs)
+
+    return plain
 
 
 def unit(x: Tensor) -> Tensor:

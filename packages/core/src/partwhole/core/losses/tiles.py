@@ -26,6 +26,11 @@ def choose(tile: int | None, rows: int, columns: int, device: torch.device) -> i
     return None if rows * columns <= whole else min(rows, max(least, elements // columns))
 
 
+def chunk(columns: int, device: torch.device) -> int:
+    """How many rows of existing logits to look at at a time: as many as a CPU's cache holds, or a GPU likes."""
+    return max(1, (1 << 18 if device.type == "cpu" else 1 << 25) // max(columns, 1))
+
+
 def rows_of(count: int, tile: int) -> list[slice]:
     return [slice(start, min(start + tile, count)) for start in range(0, count, tile)]
 
@@ -83,6 +88,55 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         _once()
         return None, None, None, *(None if slope is None else slope * grads[0] for slope in ctx.saved_tensors)
+
+
+def chunked(part: Part, logits: Tensor, rows: Sequence[slice], *, scale: Tensor | None = None) -> Tensor:
+    """The sum of ``part(scale * logits[r], r)`` over the slices ``rows``, for logits (R, K) that exist already.
+
+    A slice is widened to float32 by itself. ``part`` is called again for the gradient, which is the only other tensor
+    of the size of the logits, of their dtype. No second derivative.
+    """
+    return _Chunked.apply(part, rows, logits, scale)  # type: ignore[return-value]
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Part, rows: Sequence[slice], logits: Tensor, scale: Tensor | None) -> Tensor:
+        ctx.part, ctx.rows, ctx.scaled = part, rows, scale is not None
+        ctx.save_for_backward(logits, *([] if scale is None else [scale]))
+        value = logits.new_zeros((), dtype=_wide(logits))
+        buffer = _buffer(logits, rows)
+        for r in rows:
+            value += part(_filled(buffer, logits[r], scale), r)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _once()
+        logits, scale = (*ctx.saved_tensors, None)[:2]
+        slope, buffer = torch.zeros_like(logits), _buffer(logits, ctx.rows)
+        by_scale = torch.zeros_like(scale) if scale is not None and ctx.needs_input_grad[3] else None
+        for r in ctx.rows:
+            some = _filled(buffer, logits[r], scale)
+            ctx.part(some, r)
+            some *= grads[0]
+            if by_scale is not None:
+                by_scale += (some * logits[r]).sum()
+            slope[r] = some if scale is None else some.mul_(scale)
+        return None, None, slope, by_scale
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _buffer(logits: Tensor, rows: Sequence[slice]) -> Tensor:
+    return logits.new_empty(max((r.stop - r.start for r in rows), default=0), logits.shape[1], dtype=_wide(logits))
+
+
+def _filled(buffer: Tensor, logits: Tensor, scale: Tensor | None) -> Tensor:
+    some = buffer[: len(logits)].copy_(logits)
+    return some if scale is None else some.mul_(scale)
 
 
 def _once() -> None:
