@@ -102,6 +102,7 @@ def make(name):
     from partwhole.core.methods.byol import BYOL
     from partwhole.core.methods.dino import DINO
     from partwhole.core.methods.mae import MAE
+    from partwhole.core.methods.moco import MoCo
     from partwhole.core.methods.simclr import SimCLR
     from partwhole.shape3d.acd import ComponentContrast
 
@@ -109,6 +110,8 @@ def make(name):
     e = encoder()
     method, view, ragged = {
         "simclr": lambda: (SimCLR(e, hidden=D, dim=4), two, True),
+        "moco": lambda: (MoCo(e, queue=13, hidden=D, dim=4), two, True),
+        "moco-batch": lambda: (MoCo(e, queue=0, hidden=D, dim=4, norm="batch"), two, True),
         "byol": lambda: (BYOL(e, hidden=D, dim=4, norm="layer"), two, True),
         "byol-batchnorm": lambda: (BYOL(e, hidden=D, dim=4, norm="batch"), two, True),
         "dino": lambda: (DINO(e, prototypes=16, hidden=D, bottleneck=4), crops, True),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-METHODS = ("simclr", "byol", "byol-batchnorm", "dino", "mae", "acd", "groups", "joint")
+METHODS = ("simclr", "moco", "moco-batch", "byol", "byol-batchnorm", "dino", "mae", "acd", "groups", "joint")
 SGD = {"steps": 3, "optimizer": "sgd", "lr": 0.1, "log_every": 1}
 
 
