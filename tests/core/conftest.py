@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # for miniatures.py, and ranks.py, which the processes import too
+
 
 @pytest.fixture(scope="session")
 def cases():
     """The module of small methods, and of what several ranks run."""
-    sys.path.insert(0, str(Path(__file__).parent))  # ranks.py is imported by its name in the processes too
-    try:
-        return importlib.import_module("ranks")
-    finally:
-        sys.path.pop(0)
+    return importlib.import_module("ranks")
 
 
 @pytest.fixture(scope="session")

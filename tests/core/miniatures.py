@@ -5,10 +5,13 @@ from torch import nn
 
 from partwhole.core import distributed
 from partwhole.core.data import Stream, hide, together
-from partwhole.core.encoder import Encoder, Head, Mean, TransformerEncoder, Vectors
+from partwhole.core.encoder import Encoder, Head, Mean, Vectors
 from partwhole.core.losses import group_info_nce
 from partwhole.core.method import Joint, Method
 from partwhole.core.norm import BatchNorm
+from partwhole.core.transformer import TransformerEncoder
+
+GENERIC = ("simclr", "moco", "byol", "dino", "swav", "deepcluster", "obow", "ibot", "dinov2", "dinov3", "mae")
 
 D, BATCH = 8, 8  # 8 over 3 ranks: slices of 2, 3 and 3
 
@@ -72,7 +75,7 @@ def clouds(ragged):
     out = []
     for i in range(24):
         x = torch.randn(3 + i % 4 if ragged else 6, 3, generator=g, dtype=torch.float64)
-        out.append({"x": x, "group": (x[:, 0] > 0).long(), "y": x.mean(0)})
+        out.append({"x": x, "group": (x[:, 0] > 0).long(), "y": x.mean(0), "index": torch.tensor(i)})
     return out
 
 
@@ -85,8 +88,17 @@ def crops(sample):
     return {**two(sample), "crops": [x[:2], x[1:3]]}
 
 
+def numbered(sample):
+    return {**crops(sample), "index": sample["index"]}
+
+
 def parts(sample):
     return {**two(sample), "component": [sample["group"], sample["group"]]}
+
+
+def hiding(sample):
+    """Views of which some tokens are hidden, in most of them."""
+    return {**crops(sample), "hidden": [hide(len(sample["x"]), (0.3, 0.7), chance=0.8) for _ in range(2)]}
 
 
 def masked(sample):
@@ -97,13 +109,27 @@ def same(sample):
     return sample
 
 
+def deepcluster(e):
+    """Most things have a cluster from the start, so that there is a loss."""
+    from partwhole.core.methods.deepcluster import DeepCluster
+
+    method = DeepCluster(e, things=24, every=2, prototypes=3, heads=3, hidden=D, dim=4, norm="layer")
+    method.cluster.copy_(torch.arange(24) % 4 - 1)
+    return method
+
+
 def make(name):
     """(method, stream) of a small case, in float64."""
     from partwhole.core.methods.byol import BYOL
     from partwhole.core.methods.dino import DINO
+    from partwhole.core.methods.dinov2 import DINOv2
+    from partwhole.core.methods.dinov3 import DINOv3
+    from partwhole.core.methods.ibot import IBOT
     from partwhole.core.methods.mae import MAE
     from partwhole.core.methods.moco import MoCo
+    from partwhole.core.methods.obow import OBoW
     from partwhole.core.methods.simclr import SimCLR
+    from partwhole.core.methods.swav import SwAV
     from partwhole.shape3d.acd import ComponentContrast
 
     torch.manual_seed(0)
@@ -115,6 +141,16 @@ def make(name):
         "byol": lambda: (BYOL(e, hidden=D, dim=4, norm="layer"), two, True),
         "byol-batchnorm": lambda: (BYOL(e, hidden=D, dim=4, norm="batch"), two, True),
         "dino": lambda: (DINO(e, prototypes=16, hidden=D, bottleneck=4), crops, True),
+        "swav": lambda: (SwAV(e, prototypes=6, hidden=D, dim=4, queue=20, queue_from=0.3, norm="layer"), crops, True),
+        "deepcluster": lambda: (deepcluster(e), numbered, True),
+        "obow": lambda: (OBoW(e, words=20), crops, True),
+        "ibot": lambda: (IBOT(e, prototypes=16, hidden=D, bottleneck=4, frozen=0.5), hiding, True),
+        "dinov2": lambda: (DINOv2(e, prototypes=16, hidden=D, bottleneck=4), hiding, True),
+        "dinov3": lambda: (
+            DINOv3(e, prototypes=16, hidden=D, bottleneck=4, start=0.3, refresh=0.3),
+            hiding,
+            True,
+        ),
         "mae": lambda: (MAE(e, dim=D, depth=1, heads=2), masked, False),
         "acd": lambda: (ComponentContrast(e, dim=8, clusters=3), parts, False),
         "groups": lambda: (Groups(e), same, True),

@@ -8,25 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from partwhole.core.encoder import (
-    Embed,
-    Encoder,
-    First,
-    Head,
-    Max,
-    Mean,
-    Transformer,
-    TransformerEncoder,
-    Vectors,
-    attention_mask,
-    blank,
-    build,
-    describe,
-    mlp,
-    pack,
-)
+from partwhole.core.encoder import Embed, Encoder, First, Head, Max, Mean, Vectors, blank, build, describe, mlp
 from partwhole.core.norm import BatchNorm
 from partwhole.core.threads import ranks
+from partwhole.core.transformer import Transformer, TransformerEncoder, attention_mask, pack
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partwhole.core.encoder import Max, TransformerEncoder, Vectors
+from partwhole.core.encoder import Max, Vectors
 from partwhole.core.evaluate import (
     accuracy,
     embed,
@@ -19,6 +19,7 @@ from partwhole.core.evaluate import (
     spread,
     top_k,
 )
+from partwhole.core.transformer import TransformerEncoder
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 

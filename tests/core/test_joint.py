@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from partwhole.core.encoder import TransformerEncoder, Vectors
+from partwhole.core.encoder import Vectors
 from partwhole.core.method import Batch, Joint
 from partwhole.core.methods.byol import BYOL
 from partwhole.core.methods.mae import MAE
 from partwhole.core.methods.simclr import SimCLR
+from partwhole.core.transformer import TransformerEncoder
 
 D = 12
 

@@ -9,12 +9,15 @@ from torch import Tensor
 from partwhole.core import distributed, losses
 from partwhole.core.losses import (
     distill,
+    gram_anchoring,
     group_contrast,
     group_info_nce,
     group_pairs,
     info_nce,
+    koleo,
     linear_cross_entropy,
     masked_cross_entropy,
+    masked_distill,
     masked_mse,
     negative_cosine,
     nt_xent,
@@ -63,6 +66,11 @@ def distillation(live: Tensor, at: slice) -> Tensor:
     return distill(student, teacher) * distributed.share(len(live))
 
 
+def hidden_distillation(live: Tensor, at: slice) -> Tensor:
+    rows = HIDDEN[at]
+    return masked_distill(live[rows], TARGET[at].softmax(-1)[rows], rows) * distributed.share(len(live))
+
+
 def mse(live: Tensor, at: slice) -> Tensor:
     loss = masked_mse(live, TARGET[at], HIDDEN[at], valid=VALID[at])
     return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
@@ -91,18 +99,31 @@ def pairs(live: Tensor, at: slice) -> Tensor:
     return loss * distributed.share(every)
 
 
-HELPERS = {"group_means", "group_pairs", "sinkhorn"}  # no losses
+def spreading(live: Tensor, at: slice) -> Tensor:
+    loss = koleo(live, distributed.gather(live), first=distributed.start(len(live)))
+    return loss * distributed.share(len(live))
+
+
+def anchored(live: Tensor, at: slice) -> Tensor:
+    loss = gram_anchoring(live, TARGET[at], valid=VALID[at])
+    return loss * distributed.share(VALID[at].sum(1).square().sum())
+
+
+HELPERS = {"bag_of_words", "group_means", "group_pairs", "sinkhorn"}  # no losses
 SHARED = {
     "info_nce": (nce, ROWS),
     "nt_xent": (views, ROWS),
     "sigmoid_contrast": (sigmoid, ROWS),
     "negative_cosine": (cosine, TOKENS),
     "distill": (distillation, ROWS),
+    "masked_distill": (hidden_distillation, TOKENS),
     "masked_mse": (mse, TOKENS),
     "masked_cross_entropy": (tokens, TOKENS),
     "linear_cross_entropy": (classes, TOKENS),
     "group_info_nce": (prototypes, TOKENS),
     "group_contrast": (pairs, TOKENS),
+    "koleo": (spreading, ROWS),
+    "gram_anchoring": (anchored, TOKENS),
 }
 
 

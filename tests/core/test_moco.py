@@ -1,23 +1,17 @@
 """MoCo, in its versions, and the queue."""
 
-import copy
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from partwhole.core.encoder import Max, TransformerEncoder, Vectors
+from partwhole.core.encoder import Max, Vectors
 from partwhole.core.method import Batch
 from partwhole.core.methods.moco import MoCo
 from partwhole.core.schedules import cosine
-from partwhole.core.teacher import Queue
 from partwhole.core.testing import check_method
-from partwhole.core.threads import ranks
+from partwhole.core.transformer import TransformerEncoder
 
-quick = settings(max_examples=30, deadline=None, derandomize=True)
 D = 12
 
 
@@ -87,15 +81,17 @@ def test_the_query_is_told_from_the_queue_alone():
     torch.manual_seed(0)
     method, batch = moco(), views()
     assert method.queue is not None
+    method.queue.rows.copy_(normalize(draw(11, 6), dim=-1))
+    method.queue.fresh.copy_(method.queue.rows)
     mine, theirs = embedded(method, batch)
     q, k = normalize(mine[0], dim=-1), theirs[1]
-    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ method.queue.value.mT], 1) / 0.2
+    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ method.queue.rows.mT], 1) / 0.2
     expected = cross_entropy(logits, torch.zeros(5, dtype=torch.int64))
     assert method(batch)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
-    before = method.queue.value.clone()
+    before = method.queue.rows.clone()
     method.after_step(0.5)
-    assert torch.equal(method.queue.value[:6], before[5:]), "the oldest five went"
-    assert torch.allclose(method.queue.value[6:], k, atol=1e-5), "the teacher's keys of the second view came"
+    assert torch.equal(method.queue.rows[5:], before[5:])
+    assert torch.allclose(method.queue.rows[:5], k, atol=1e-5), "the teacher's keys of the second view came"
 
 
 def test_without_a_queue_each_view_is_told_from_the_batch():
@@ -139,53 +135,3 @@ def test_it_traces_as_one_graph(queue):
     traced = torch.compile(method, backend="aot_eager", fullgraph=True)(batch)["loss"]
     assert traced.item() == pytest.approx(method(batch)["loss"].item(), rel=1e-4)
     traced.backward()
-
-
-# ------------------------------------------------------------------ the queue
-
-
-@quick
-@given(length=st.integers(1, 9), steps=st.lists(st.lists(st.integers(0, 12), max_size=3), max_size=6))
-def test_S5_the_queue_holds_the_last_rows_whatever_the_batches(length, steps):
-    """And S1: rows come in once a step, in the order of its micro-batches."""
-    queue, seen = Queue(length, 2), []
-    seen += list(queue.value)
-    number = 0
-    for sizes in steps:
-        before = queue.value.clone()
-        for size in sizes:
-            rows = torch.arange(number, number + size)[:, None].expand(-1, 2).float()
-            number += size
-            queue.add(rows)
-            seen += list(rows)
-            assert torch.equal(queue.value, before), "nothing moves before update()"
-        queue.update()
-        assert torch.equal(queue.value, torch.stack(seen[-length:]))
-
-
-def test_the_queue_holds_the_rows_of_all_ranks_alike():
-    torch.manual_seed(0)
-    one = Queue(7, 3)
-    copies, rows = [copy.deepcopy(one) for _ in range(3)], draw(9, 3)
-    one.add(rows)
-    one.update()
-    pieces = rows.split([2, 4, 3])
-    with ranks(3) as run:
-        run(lambda r: (copies[r].add(pieces[r]), copies[r].update()))
-    for other in copies:
-        assert torch.equal(other.value, one.value)
-
-
-def test_S3_S6_the_queue_is_state_and_stays_float32():
-    queue = Queue(4, 2).bfloat16()
-    queue.add(draw(3, 2).bfloat16().requires_grad_())
-    assert {b.dtype for b in queue.buffers() if b.is_floating_point()} == {torch.float32}
-    other = Queue(4, 2)
-    other.load_state_dict(queue.state_dict())
-    for q in (queue, other):
-        q.update()
-    assert torch.equal(queue.value, other.value)
-    assert not queue.value.requires_grad
-    assert torch.allclose(Queue(5, 8).value.norm(dim=1), torch.ones(5))
-    with pytest.raises(ValueError, match="at least"):
-        Queue(0, 2)

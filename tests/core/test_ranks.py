@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from miniatures import GENERIC
 
-METHODS = ("simclr", "moco", "moco-batch", "byol", "byol-batchnorm", "dino", "mae", "acd", "groups", "joint")
+METHODS = (*GENERIC, "moco-batch", "byol-batchnorm", "acd", "groups", "joint")
 SGD = {"steps": 3, "optimizer": "sgd", "lr": 0.1, "log_every": 1}
 
 
@@ -109,7 +110,7 @@ def test_first_runs_on_rank_0_and_the_others_find_its_result(ranks, tmp_path, ne
     assert ranks(3, "once", str(tmp_path), nested, timeout=60) == ["made", "found", "found"]
 
 
-@pytest.mark.parametrize("name", ["byol", "joint", "mae", "layers"])
+@pytest.mark.parametrize("name", ["byol", "joint", "mae", "layers", "swav", "obow"])
 def test_sharded_training_equals_one_process(ranks, cases, name):
     one = cases.train(name, SGD)
     for state in ranks(2, "train", name, {**SGD, "shard": True}):

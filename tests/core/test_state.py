@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from partwhole.core.encoder import Head, Mean, TransformerEncoder, Vectors, mlp
+from partwhole.core.encoder import Head, Mean, Vectors, mlp
 from partwhole.core.norm import BatchNorm
 from partwhole.core.teacher import Average, Teacher
 from partwhole.core.threads import ranks
+from partwhole.core.transformer import TransformerEncoder
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 

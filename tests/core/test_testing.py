@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core import distributed
-from partwhole.core.encoder import Mean, TransformerEncoder, Vectors
+from partwhole.core.encoder import Mean, Vectors
 from partwhole.core.losses import info_nce
 from partwhole.core.losses.precision import in_float32
 from partwhole.core.method import Method
 from partwhole.core.teacher import Average, Teacher
 from partwhole.core.testing import check_loss, check_method
 from partwhole.core.threads import ranks
+from partwhole.core.transformer import TransformerEncoder
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from partwhole.core.encoder import TransformerEncoder, Vectors
+from partwhole.core.encoder import Vectors
 from partwhole.core.testing import check_method
+from partwhole.core.transformer import TransformerEncoder
 from partwhole.shape3d.acd import ComponentContrast
 from partwhole.shape3d.segment import SegmentParts
 

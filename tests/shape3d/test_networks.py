@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from partwhole.core.encoder import Encoder, TransformerEncoder, build, describe
+from partwhole.core.encoder import Encoder, build, describe
 from partwhole.core.methods.mae import MAE
 from partwhole.core.norm import BatchNorm
 from partwhole.core.testing import check_method
+from partwhole.core.transformer import TransformerEncoder
 from partwhole.shape3d import grouped
 from partwhole.shape3d.acd import ComponentContrast
 from partwhole.shape3d.dgcnn import DGCNN, EdgeConv

@@ -15,8 +15,9 @@ from partwhole.core.watch import Quiet
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.fewshot import FewShot
 from partwhole.shape3d.network import Network
+from partwhole.shape3d.recipe import ShapeRecipe
 from partwhole.shape3d.sources import Source
-from partwhole.shape3d.tasks import RECIPES, TASKS, ShapeRecipe
+from partwhole.shape3d.tasks import RECIPES, TASKS
 
 POINTS = 64
 
@@ -86,6 +87,8 @@ def test_what_cannot_be_measured_is_told_before_the_training(cache):
         replace(acd, few_shot=replace(acd.few_shot, shots=(9,))).build(watch=Quiet())
     with pytest.raises(ValueError, match="leave joint out"):
         replace(mae, few_shot=replace(mae.few_shot, arms=("joint",))).build(watch=Quiet())
+    with pytest.raises(ValueError, match="hides patches, which dgcnn has none of"):
+        replace(mae, network=replace(mae.network, name="dgcnn")).build(watch=Quiet())
 
 
 def test_an_evaluation_runs_where_the_training_ran(cache, tmp_path, monkeypatch):

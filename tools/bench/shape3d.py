@@ -231,9 +231,10 @@ def decomposition(folder: Path, count: int) -> None:
     """Shapes per CPU-minute of each engine on ``count`` files below ``folder``, a cached pass, and labels."""
     import tempfile
 
-    import numpy as np
+    from threadpoolctl import threadpool_limits
 
     from partwhole.shape3d import files
+    from partwhole.shape3d.decompose import engines
     from partwhole.shape3d.decompose.engines import Decompose
     from partwhole.shape3d.decompose.hulls import label, planes
     from partwhole.shape3d.decompose.prepare import prepare
@@ -257,16 +258,21 @@ def decomposition(folder: Path, count: int) -> None:
             rate = 60 * s["done"] / max(s["seconds"], 1e-9)
             mean, failed = s["components"]["mean"], len(s["failed"])
             print(f"{engine:10} {rate:>14.1f} {mean:>10.1f} {failed:>7} {1000 * again / len(some):>7.1f} ms/shape")
-            if engine == "coacd":
-                took = []
-                for sample in made:
-                    points = np.asarray(sample["points"])
-                    component = np.asarray(sample["component"])[-1]
-                    hulls = planes([points[component == k] for k in np.unique(component)])
-                    start = time.process_time()
-                    label(points[:2048], hulls)
-                    took.append(time.process_time() - start)
-        print(f"labels of 2,048 points, planes known: {1000 * statistics.median(took):.1f} ms a shape (median)")
+    took = []
+    for path in some[:4]:
+        read = files.read(path)
+        sampled = files.sample(read, 2048, options.seed)[0]
+        frame, points = engines.to_frame(read, sampled)
+        vertices, faces = engines.clean(frame, options.max_faces)
+        hulls = planes(engines.corners("coacd", vertices, faces, options.thresholds[-1], options))
+        times = []
+        with threadpool_limits(1):  # as in the workers, which share the cores
+            for _ in range(5):
+                start = time.process_time()
+                label(points, hulls)
+                times.append(time.process_time() - start)
+        took.append(statistics.median(times))
+    print(f"labels of 2,048 points, planes known: {1000 * statistics.median(took):.1f} ms a shape (median)")
 
 
 def machine(device: str, threads: int) -> str:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from partwhole.core import distributed
 from partwhole.core.encoder import Encoder, Prototypes
-from partwhole.core.losses import distill, group_contrast, group_info_nce, group_means, group_pairs, sinkhorn
+from partwhole.core.losses import distill, group_contrast, group_info_nce, group_means, group_pairs
 from partwhole.core.method import Batch, Method
+from partwhole.core.methods.assignment import balanced
 from partwhole.core.methods.views import passes
 
 # Axes: V views, B shapes, L points, D features, N components, K clusters.
@@ -83,7 +84,4 @@ class ComponentContrast(Method):
         mean, there = group_means(tokens.flatten(0, 1), component.flatten(0, 1), masks)
         mean, there = (x.unflatten(0, (len(tokens), -1)) for x in (mean, there))  # (V, B, G, D), (V, B, G)
         scores = assign(mean[:, there.all(0)].to(tokens.dtype))  # (V, N, K)
-        N = scores.shape[1]
-        first, every = distributed.start(N), distributed.gather(scores.detach().transpose(0, 1)).transpose(0, 1)
-        target = sinkhorn(every, temperature=0.05)[:, first : first + N]
-        return distill(scores, target, temperature=0.1) * distributed.share(N)
+        return distill(scores, balanced(scores), temperature=0.1) * distributed.share(scores.shape[1])

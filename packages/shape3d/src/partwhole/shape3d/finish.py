@@ -20,7 +20,7 @@ from partwhole.shape3d.fewshot import Seen
 
 if TYPE_CHECKING:
     from partwhole.shape3d.gallery import Shown
-    from partwhole.shape3d.tasks import ShapeRecipe
+    from partwhole.shape3d.recipe import ShapeRecipe
 
 SHOWN = 200  # test shapes at most in the page and in ply/
 PREDICTIONS = "predictions.safetensors"  # index of a test shape -> its parts (P,): what the page shows

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from partwhole.core.encoder import Encoder, TransformerEncoder
+from partwhole.core.encoder import Encoder
+from partwhole.core.transformer import TransformerEncoder
 
 
 @dataclass(frozen=True, kw_only=True)

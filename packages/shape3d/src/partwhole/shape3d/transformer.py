@@ -6,7 +6,8 @@ Axis letters: B batch, P points, L patches, K points of a patch, D features.
 import torch
 from torch import Tensor, nn
 
-from partwhole.core.encoder import Embed, Encoder, TransformerEncoder, blank, mlp
+from partwhole.core.encoder import Embed, Encoder, blank, mlp
+from partwhole.core.transformer import TransformerEncoder
 from partwhole.shape3d.ops import chosen, farthest_points, gather, interpolation, nearest
 from partwhole.shape3d.pointnet2 import Propagate
 
@@ -43,6 +44,9 @@ class PointPatches(Embed):
 
     def position(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         return self.place(self.centres(x, valid)[0])
+
+    def coordinates(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        return 2 * torch.pi * self.centres(x, valid)[0]  # one turn of the fastest pair from the centre to the edge
 
     def target(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         x = blank(x, valid)
@@ -87,4 +91,4 @@ class PerPoint(Encoder):
         tokens = self.encoder(x, valid=valid)
         centre, real = self.encoder.embed.centres(x, valid)  # type: ignore[operator]
         at = interpolation(centre, x[..., :3], 3, real)
-        return self.out(self.join(x, blank(tokens, real), at, valid))
+        return self.out(self.join(x, blank(tokens[:, self.encoder.special :], real), at, valid))

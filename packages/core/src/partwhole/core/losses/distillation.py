@@ -1,7 +1,9 @@
 """Losses between a student and its teacher.
 
-Axes: B batch, D features, K prototypes, S student views, T teacher views.
+Axes: B batch, L tokens, M hidden tokens of all things, D features, K prototypes, S student views, T teacher views.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,33 +35,69 @@ def distill(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 0
 
     student (S, B, K) logits, teacher (T, B, K) probabilities, constant. View i of both is the same crop, so there must
     be a second view: ValueError if not.
-
-    Some rows are looked at at a time, in float32 whatever the dtype: beside the logits only their gradient is as large.
-    There is no second derivative.
     """
     positive_temperature(temperature)
     if student.shape[1:] != teacher.shape[1:] or student.ndim != 3:
         raise ValueError(
             f"student (S, B, K) and teacher (T, B, K) are needed; got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    (S, B, K), T, teacher = student.shape, len(teacher), teacher.detach()
-    count = S * T - min(S, T)
+    pairs = [[t for t in range(len(teacher)) if t != s] for s in range(len(student))]
+    count = len(student) * len(teacher) - min(len(student), len(teacher))
     if count == 0:
-        raise ValueError(f"{S} student and {T} teacher views make no pair of different views")
-    most = chunk(K, student.device)
-    inside = rows_of(B, most)
-    rows = [slice(s * B + r.start, s * B + r.stop) for s in range(S) if T > 1 or s > 0 for r in inside]
-    wide = widen(student[:0])
+        raise ValueError(f"{len(student)} student and {len(teacher)} teacher views make no pair of different views")
+    weight = widen(student[:0]).new_full((student.shape[1],), 1 / (count * max(student.shape[1], 1)))
+    return _cross_entropy(student, teacher, pairs, weight, temperature)
+
+
+@outside_autocast
+def masked_distill(student: Tensor, teacher: Tensor, hidden: Tensor, *, temperature: float | Tensor = 0.1) -> Tensor:
+    """Cross entropy from teacher to student of the tokens that were hidden from the student (Zhou et al., 2022).
+
+        ce[b, l] = - sum over k: teacher[b, l, k] * log softmax(student[b, l] / temperature)[k]
+        loss     = mean over b:  mean over the hidden tokens l of b:  ce[b, l]
+
+    A thing with few hidden tokens weighs as much as one with many; one that hides none counts as 0 in the mean, as it
+    does in the authors' code.
+
+    student (M, K) logits and teacher (M, K) probabilities, constant, of the hidden tokens alone, so that no other has
+    to pass the head: in the order of ``hidden.nonzero()``, thing by thing. hidden (B, L) bool says which they are.
+    ValueError where their numbers differ; it is raised on the CPU alone, since a GPU would have to be waited for.
+    """
+    positive_temperature(temperature)
+    if student.shape != teacher.shape or student.ndim != 2 or hidden.ndim != 2:
+        raise ValueError(
+            "student (M, K), teacher (M, K) and hidden (B, L) are needed; got "
+            f"{tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(hidden.shape)}"
+        )
+    count = hidden.sum(1)
+    if student.device.type == "cpu" and not torch.compiler.is_compiling() and count.sum() != len(student):
+        raise ValueError(f"{int(count.sum())} tokens are hidden, and {len(student)} rows came: one for each is needed")
+    place = torch.arange(len(student), device=student.device)
+    thing = torch.searchsorted(count.cumsum(0), place, right=True)  # that each row is of
+    weight = 1 / (len(hidden) * count[thing]).to(widen(student[:0]).dtype)
+    return _cross_entropy(student[None], teacher[None], [[0]], weight, temperature)
+
+
+def _cross_entropy(
+    student: Tensor, teacher: Tensor, pairs: Sequence[Sequence[int]], weight: Tensor, temperature: float | Tensor
+) -> Tensor:
+    """Sum over s, t in pairs[s], b of weight[b] * cross entropy of student (S, B, K) logits to teacher (T, B, K).
+
+    Some rows are looked at at a time, in float32 whatever the dtype: beside student and teacher, of this size only the
+    gradient is ever made; it has no gradient of its own.
+    """
+    (_, B, K), teacher = student.shape, teacher.detach()
+    wide, most = widen(student[:0]), chunk(K, student.device)
+    rows = [slice(s * B + r.start, s * B + r.stop) for s, some in enumerate(pairs) if some for r in rows_of(B, most)]
     target = wide.new_empty(min(most, B), K)
 
     def part(logits: Tensor, r: slice) -> Tensor:
         s, b = r.start // B, slice(r.start % B, r.start % B + len(logits))
-        first, *rest = (t for t in range(T) if t != s)
-        wanted = target[: len(logits)].copy_(teacher[first, b])
-        for t in rest:
+        wanted = target[: len(logits)].copy_(teacher[pairs[s][0], b])
+        for t in pairs[s][1:]:
             wanted += teacher[t, b]
-        mass = wanted.sum(1, keepdim=True) / (count * B)
-        wanted /= count * B
+        wanted *= weight[b, None]
+        mass = wanted.sum(1, keepdim=True)
         logits -= logits.amax(1, keepdim=True)
         value = -torch.linalg.vecdot(logits, wanted).sum()
         total = logits.exp_().sum(1, keepdim=True)

@@ -5,20 +5,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core import distributed
-from partwhole.core.encoder import Encoder, Head, Mean, Norm, mlp
+from partwhole.core.encoder import Encoder, Head, Norm, mlp, pool_for
 from partwhole.core.evaluate import spread
 from partwhole.core.losses import info_nce
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.views import passes, project
+from partwhole.core.queue import Queue
 from partwhole.core.schedules import cosine
-from partwhole.core.teacher import Queue, Teacher
+from partwhole.core.teacher import Teacher
 
 
 class MoCo(Method):
     """batch: ``views``, a list of two inputs of one batch of things; optional ``valid``, a list parallel to it.
 
     With a ``queue`` this is versions 1 and 2: the student's first view is the query, the teacher's second view its
-    positive, and the negatives are the teacher's last ``queue`` embeddings of former batches. Version 1 has
+    positive, and the negatives are the teacher's last ``queue`` embeddings of former batches; at first zeros, of cosine
+    0, where the paper's code has random directions, of cosine near 0. Version 1 has
     ``hidden=0``, a linear head, and ``temperature=0.07``. ``momentum`` stays.
     ``queue=0`` is version 3: both views are queries, with a predictor, the negatives are the other things of the batch,
     on all processes, and ``momentum`` rises to 1 along a cosine. Its paper has ``momentum=0.99``, ``hidden=4096``,
@@ -46,7 +48,7 @@ class MoCo(Method):
         super().__init__(encoder)
         self.temperature, self.momentum = temperature, momentum
         widths = (hidden,) if hidden else ()
-        self.head = Head(pool or Mean(), mlp(encoder.dim, *widths, dim, norm=norm))
+        self.head = Head(pool or pool_for(encoder), mlp(encoder.dim, *widths, dim, norm=norm))
         self.predict = None if queue else mlp(dim, *widths, dim, norm=norm)
         self.teacher = Teacher(encoder, self.head)
         self.queue = Queue(queue, dim) if queue else None
@@ -79,7 +81,7 @@ class MoCo(Method):
     def against_queue(self, queue: Queue, query: Tensor, key: Tensor) -> Tensor:
         """query, key (B, D): the other keys of the batch are no negatives."""
         others = torch.arange(len(query), device=query.device).expand(len(query), -1)  # (B, B)
-        keys = torch.cat([key, queue.value])
+        keys = torch.cat([key, queue.rows])
         loss = info_nce(query, keys, others[0], temperature=self.temperature, exclude=others)
         if self.training:
             queue.add(F.normalize(key, dim=-1))

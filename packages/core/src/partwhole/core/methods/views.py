@@ -3,35 +3,53 @@
 Axes: V views, B things, D features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from partwhole.core.encoder import Encoder
+
 
 def project(
-    encoder: Callable[..., Tensor], head: Callable[..., Tensor], views: Sequence[Tensor], valid: Sequence | None = None
+    encoder: Encoder, head: Callable[..., Tensor], views: Sequence[Tensor], valid: Sequence | None = None
 ) -> Tensor:
     """``head(encoder(view))`` of every view: (V, B, D). Neighbours of one shape pass through as one batch.
 
     ``valid`` is None or a list parallel to ``views``, of None or (B, L).
     """
-    return passes(lambda x, v: head(encoder(x), None) if v is None else head(encoder(x, valid=v), v), views, valid)
+
+    def one(x: Tensor, v: Tensor | None) -> Tensor:
+        return head(encoder(x) if v is None else encoder(x, valid=v), encoder.real(x, v))
+
+    return passes(one, views, valid)
+
+
+def multicrop(encoder: Encoder, head: Callable[..., Tensor], batch: Mapping[str, Any]) -> Tensor:
+    """``project`` of the batch's ``views``, then of its ``crops``, if any: (S, B, D)."""
+    large = project(encoder, head, batch["views"], batch.get("valid"))
+    if not batch.get("crops"):
+        return large
+    return torch.cat([large, project(encoder, head, batch["crops"], batch.get("crops_valid"))])
 
 
 def passes(
     net: Callable[[Tensor, Tensor | None], Tensor], views: Sequence[Tensor], valid: Sequence | None = None
 ) -> Tensor:
     """``net(view, valid)`` of every view: (V, B, ...). Neighbours of one shape pass through as one batch."""
+    return torch.cat([net(x, v).unflatten(0, (at.stop - at.start, -1)) for x, v, at in stretches(views, valid)])
+
+
+def stretches(views: Sequence[Tensor], valid: Sequence | None = None) -> Iterator[tuple[Tensor, Tensor | None, slice]]:
+    """Neighbours of one shape as one batch, their ``valid``, and which views these are."""
     if valid is not None and len(valid) != len(views):
         raise ValueError(f"{len(views)} views came with {len(valid)} masks of valid positions: one for each is needed")
     masks: list[Any] = [None] * len(views) if valid is None else list(valid)
-    out, start = [], 0
+    start = 0
     for i in range(1, len(views) + 1):
         if i < len(views) and views[i].shape == views[start].shape and (masks[i] is None) == (masks[start] is None):
             continue
         together = None if masks[start] is None else torch.cat(masks[start:i])
-        out.append(net(torch.cat(list(views[start:i])), together).unflatten(0, (i - start, -1)))
+        yield torch.cat(list(views[start:i])), together, slice(start, i)
         start = i
-    return torch.cat(out)

@@ -20,15 +20,18 @@ SHAPES_PER_TASK = 4  # children start once per task, and a dead machine loses at
 def work(
     jobs: list[Job], workers: int, backend: str, address: str | None, seconds: float | None = None
 ) -> Generator[dict[str, Any], None, None]:
-    """As `pool.work`, on the cluster at `address` (dask: the scheduler's, such as tcp://host:8786; ray: None for one
-    that is already connected); `workers` is how many shapes are worked on at a time, at most.
+    """As `pool.work`, on the cluster at `address` (dask: the scheduler's, such as tcp://host:8786; ray: the head's,
+    such as host:6379 or auto; None starts one here); `workers` is how many shapes are worked on at a time, at most.
 
     Raises ValueError for a backend that joblib does not know, RuntimeError where the cluster lost the same shapes again
     and again."""
     try:
         joblib: Any = importlib.import_module("joblib")
         if backend == "ray":
+            ray: Any = importlib.import_module("ray")
             importlib.import_module("ray.util.joblib").register_ray()
+            if not ray.is_initialized():
+                ray.init(address=address, log_to_driver=False)
         elif backend == "dask":
             importlib.import_module("distributed")
     except ImportError as error:
@@ -40,11 +43,15 @@ def work(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*n_jobs.*")  # the cluster's size decides, not this number
         with joblib.parallel_config(backend=backend, n_jobs=workers, **arguments):
-            parallel: Any = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all")
-            for records in parallel(joblib.delayed(_task)(task) for task in tasks):
-                yield from records
-                if seconds is not None and time.monotonic() - start > seconds:
-                    return
+            # Ray's back-end gives results only when all are there: it is handed one task for each worker at a time.
+            several = workers if backend == "ray" else len(tasks)
+            how = {} if backend == "ray" else {"return_as": "generator_unordered", "pre_dispatch": "all"}
+            for first in range(0, len(tasks), max(several, 1)):
+                parallel: Any = joblib.Parallel(**how)
+                for records in parallel(joblib.delayed(_task)(task) for task in tasks[first : first + several]):
+                    yield from records
+                    if seconds is not None and time.monotonic() - start > seconds:
+                        return
 
 
 def _task(jobs: list[Job]) -> list[dict[str, Any]]:

@@ -101,15 +101,22 @@ def run(stage: str, geometry: Geometry, points: np.ndarray, options: Decompose) 
         cut = list(decompose_points_levels(points.astype(float), tolerances=tolerances, seed=options.seed))
     else:
         vertices, faces = clean(geometry, options.max_faces)
-        engine = _engine(stage)
-        cut = []
-        for threshold in options.thresholds:
-            components = engine(vertices, faces, threshold, options)
-            components = [np.asarray(c, float) for c in components if len(c) and np.isfinite(c).all()]
-            if not components:
-                raise RuntimeError("it returned no component")
-            cut.append(hulls.label(points, hulls.planes(components)))
+        cut = [
+            hulls.label(points, hulls.planes(corners(stage, vertices, faces, threshold, options)))
+            for threshold in options.thresholds
+        ]
     return np.stack([hulls.merge_small(points, labels, options.min_points) for labels in cut])
+
+
+def corners(
+    stage: str, vertices: np.ndarray, faces: np.ndarray, threshold: float, options: Decompose
+) -> list[np.ndarray]:
+    """Vertices (n, 3) of each convex component of a clean mesh; RuntimeError where the engine finds none."""
+    found = _engine(stage)(vertices, faces, threshold, options)
+    found = [np.asarray(c, float) for c in found if len(c) and np.isfinite(c).all()]
+    if not found:
+        raise RuntimeError("it returned no component")
+    return found
 
 
 def _engine(stage: str) -> Callable[..., list[np.ndarray]]:

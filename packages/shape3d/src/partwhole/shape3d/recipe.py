@@ -1,0 +1,175 @@
+"""What every recipe on shapes shares: data, network, views of each kind, evaluation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from partwhole.core import distributed
+from partwhole.core.data import Stream, hide
+from partwhole.core.encoder import Encoder
+from partwhole.core.fit import Fit, Run
+from partwhole.core.method import Method
+from partwhole.core.transformer import TransformerEncoder
+from partwhole.core.watch import Quiet
+from partwhole.shape3d.decompose.engines import Decompose
+from partwhole.shape3d.decompose.packed import Prepared
+from partwhole.shape3d.fewshot import FewShot, all_draws
+from partwhole.shape3d.labelled import Labelled
+from partwhole.shape3d.network import Network
+from partwhole.shape3d.sources import Source
+from partwhole.shape3d.views import Augment, Crops, Views
+
+# Axes: B shapes, L points, D features.
+
+View = Callable[[dict[str, Tensor]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A view and which of its patches are hidden: {"x": (N, channels), "hidden": (patches,) bool}."""
+
+    augment: Augment
+    patches: int
+    ratio: float
+
+    def __call__(self, sample: dict[str, Tensor]) -> dict[str, Any]:
+        return {"x": self.augment(sample)["x"], "hidden": hide(self.patches, self.ratio)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeRecipe(ABC):
+    """What every recipe on shapes shares; a recipe adds its method and its view."""
+
+    data: tuple[Path, ...] = ()
+    """Folders or files of unlabelled meshes or point clouds; default: generated shapes."""
+    labelled: Path | None = None
+    """Labelled shapes to evaluate on: ShapeNetPart, LPSB, or .npz with points and labels; default: generated shapes."""
+    source: Source = Source()
+    decompose: Decompose = Decompose()
+    network: Network = Network()
+    augment: Augment = Augment(points=512)
+    batch: int = 16
+    """Unlabelled shapes per step, over all processes."""
+    fit: Fit = Fit(steps=400, lr=2e-3, weight_decay=1e-4, evaluate_every=100)
+    few_shot: FewShot = FewShot(shots=(1, 5))
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"few_shot"})  # does not change what is trained
+
+    @abstractmethod
+    def method(self, encoder: Encoder) -> Method: ...
+
+    @abstractmethod
+    def view(self) -> View: ...
+
+    def encoder(self) -> Encoder:
+        """What is trained, with fresh weights."""
+        return self.network.build(6 if self.augment.normals else 3)
+
+    def per_point(self, encoder: Encoder) -> Encoder:
+        """What is evaluated: the trained encoder, or one around it that gives a feature for every point."""
+        from partwhole.shape3d.pointnet2 import Everywhere, PointNet2
+
+        return Everywhere(encoder) if self.few_shot.levels == "all" and isinstance(encoder, PointNet2) else encoder
+
+    def prepare(self, watch: Any = None) -> Prepared:
+        """The unlabelled shapes, decomposed; only what is not in the cache is done."""
+        return self.source.unlabelled(self.data, self.decompose, labelled=self.labelled, watch=watch)
+
+    def evaluation(self) -> Labelled:
+        """The labelled shapes."""
+        return self.source.labelled(self.labelled)
+
+    def check(self, watch: Any) -> Labelled:
+        """The labelled shapes, what is wrong with them said before long work; ValueError if they measure nothing."""
+        labelled = self.evaluation()
+        for problem in labelled.told():
+            watch.say(problem)
+        all_draws(labelled, self.few_shot)
+        return labelled
+
+    def stream(self, samples: Sequence[dict[str, Tensor]]) -> Stream:
+        return Stream(samples, self.view(), batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
+
+    def build(self, folder: Path | None = None, watch: Any = None) -> Run:
+        self.check(watch or Quiet())
+        torch.manual_seed(self.fit.seed)
+        return Run(method=self.method(self.encoder()), stream=self.stream(self.prepare(watch)), evaluate=self.probe)
+
+    def joint(self, encoder: Encoder) -> tuple[Method, Stream]:
+        """The self-supervised half of joint training."""
+        return self.method(encoder), self.stream(self.prepare(Quiet()))
+
+    def probe(self, method: Method) -> Mapping[str, float]:
+        """While training: part IoU of a linear layer at the middle k of those that can be measured, one draw."""
+        from partwhole.shape3d.fewshot import draw, few_shot
+
+        labelled = self.evaluation()
+        shots = sorted(draw(labelled, self.few_shot, 0).support or self.few_shot.shots)
+        k = shots[len(shots) // 2]
+        options = replace(self.few_shot, shots=(k,), draws=1, arms=("linear",))
+        result = few_shot(self.per_point(method.encoder), labelled, self.augment, options)
+        return {f"linear_iou_at_{k}": result["arms"]["linear"][str(k)]["category_iou"][0]}
+
+    def finish(self, encoder: Encoder, folder: Path, watch: Any = None) -> Mapping[str, Any]:
+        """Measure, show and report: what ``tools/run.py`` calls after training, and ``tools/evaluate.py`` alone."""
+        from partwhole.shape3d.finish import finish
+
+        return finish(self, self.per_point(encoder).to(distributed.setup(self.fit.device)), folder, watch or Quiet())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeesViews(ShapeRecipe, ABC):
+    """Two views of each shape."""
+
+    def view(self) -> View:
+        return Views(self.augment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeesCrops(ShapeRecipe, ABC):
+    """Two views of each shape, and crops of it: neighbourhoods of a point, and components."""
+
+    crops: int = 4
+    """Local crops per shape."""
+
+    def view(self) -> View:
+        return Crops(whole=self.augment, crops=self.crops, points=max(1, self.augment.points // 4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeesMasked(ShapeRecipe, ABC):
+    """One view of each shape, and which of its patches are hidden."""
+
+    network: Network = Network(name="transformer")
+    ratio: float = 0.6
+    """Share of hidden patches."""
+
+    def encoder(self) -> Encoder:
+        if self.network.name != "transformer":
+            raise ValueError(
+                f"{type(self).__name__} hides patches, which {self.network.name} has none of: leave --network.name out"
+            )
+        return self.network.transformer(6 if self.augment.normals else 3)
+
+    def per_point(self, encoder: Encoder) -> Encoder:
+        from partwhole.shape3d.transformer import PerPoint
+
+        assert isinstance(encoder, TransformerEncoder)
+        torch.manual_seed(self.fit.seed)  # of what is added: an evaluation can be repeated
+        return PerPoint(encoder).to(next(encoder.parameters()).device)
+
+    def view(self) -> View:
+        return Masked(self.augment, self.network.patches, self.ratio)
+
+    def check(self, watch: Any) -> Labelled:
+        if "joint" in self.few_shot.arms:
+            raise ValueError(
+                f"{type(self).__name__} sees part of a shape only and has no joint training: leave joint out of "
+                "few_shot.arms"
+            )
+        return super().check(watch)
