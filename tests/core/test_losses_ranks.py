@@ -18,11 +18,14 @@ from partwhole.core.losses import (
     group_pairs,
     info_nce,
     koleo,
+    linear_cross_entropy,
     masked_cross_entropy,
     masked_distill,
     masked_mse,
     masked_smooth_l1,
     negative_cosine,
+    nt_xent,
+    sigmoid_contrast,
     sigreg,
     vicreg,
 )
@@ -33,6 +36,7 @@ N, L, D = 9, 7, 4
 GROUP = torch.randint(-1, 3, (N, L), generator=G)
 VALID = torch.rand(N, L, generator=G) < 0.7
 HIDDEN = torch.rand(N, L, generator=G) < 0.5
+CLASS = torch.randint(0, 4, (N, L), generator=G)
 TOKENS, ROWS, OTHER = (torch.randn(*shape, D, generator=G, dtype=torch.float64) for shape in ((N, L), (N,), (N,)))
 TARGET = torch.randn(N, L, D, generator=G, dtype=torch.float64)
 
@@ -43,6 +47,20 @@ def nce(live: Tensor, at: slice) -> Tensor:
     positive = torch.where(mine % 3 == 0, -1, torch.arange(len(live)) + distributed.start(len(live)))
     loss = info_nce(live, distributed.gather(live * OTHER[at]), positive)
     return loss * distributed.share((positive >= 0).sum())
+
+
+def views(live: Tensor, at: slice) -> Tensor:
+    z = torch.stack([live, live * OTHER[at], live.sin()])
+    key = distributed.gather(z.flatten(0, 1))
+    return nt_xent(z, key=key, start=distributed.start(3 * len(live))) * distributed.share(3 * len(live))
+
+
+def sigmoid(live: Tensor, at: slice) -> Tensor:
+    """Keys are gathered; every query counts, with its positive or without."""
+    mine = torch.arange(len(live)) + distributed.start(len(live))
+    key = distributed.gather(live * OTHER[at])
+    loss = sigmoid_contrast(live, key, torch.where(mine % 3 == 0, -1, mine), bias=-1.0, tile=2)
+    return loss * distributed.share(len(live))
 
 
 def cosine(live: Tensor, at: slice) -> Tensor:
@@ -69,9 +87,15 @@ def smooth(live: Tensor, at: slice) -> Tensor:
     return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
 
 
-def names(live: Tensor, at: slice) -> Tensor:
-    loss = masked_cross_entropy(live, GROUP[at].clamp(min=0), HIDDEN[at], valid=VALID[at])
-    return loss * distributed.share((HIDDEN[at] & VALID[at]).sum())
+def tokens(live: Tensor, at: slice) -> Tensor:
+    counted = HIDDEN[at] & VALID[at]
+    loss = masked_cross_entropy(live, CLASS[at], HIDDEN[at], valid=VALID[at])
+    return loss * distributed.share(counted.sum())
+
+
+def layer(live: Tensor, at: slice) -> Tensor:
+    loss = linear_cross_entropy(live, OTHER, CLASS[at], valid=VALID[at])
+    return loss * distributed.share(VALID[at].sum())
 
 
 def prototypes(live: Tensor, at: slice) -> Tensor:
@@ -123,12 +147,15 @@ def guesses(live: Tensor, at: slice) -> Tensor:
 HELPERS = {"bag_of_words", "group_means", "group_pairs", "sinkhorn"}  # no losses
 SHARED = {
     "info_nce": (nce, ROWS),
+    "nt_xent": (views, ROWS),
+    "sigmoid_contrast": (sigmoid, ROWS),
     "negative_cosine": (cosine, TOKENS),
     "distill": (distillation, ROWS),
     "masked_distill": (hidden_distillation, TOKENS),
     "masked_mse": (mse, TOKENS),
     "masked_smooth_l1": (smooth, TOKENS),
-    "masked_cross_entropy": (names, TOKENS),
+    "masked_cross_entropy": (tokens, TOKENS),
+    "linear_cross_entropy": (layer, TOKENS),
     "group_info_nce": (prototypes, TOKENS),
     "group_contrast": (pairs, TOKENS),
     "koleo": (spreading, ROWS),

@@ -19,6 +19,7 @@ from partwhole.core.methods.ibot import IBOT
 from partwhole.core.methods.ijepa import IJEPA
 from partwhole.core.methods.lejepa import LeJEPA
 from partwhole.core.methods.mae import MAE
+from partwhole.core.methods.moco import MoCo
 from partwhole.core.methods.obow import OBoW
 from partwhole.core.methods.pseudo_label import PseudoLabel
 from partwhole.core.methods.simclr import SimCLR
@@ -86,6 +87,7 @@ heads = {"prototypes": 16, "hidden": D, "bottleneck": 4}
 # name: method on an encoder, view (or views of several streams), whether the clouds differ in length
 CASES = {
     "simclr": (lambda e: SimCLR(e, **small), two, True),
+    "moco": (lambda e: MoCo(e, **small, queue=13), two, True),
     "byol": (lambda e: BYOL(e, **small, norm="layer"), two, True),
     "simsiam": (lambda e: SimSiam(e, **small, bottleneck=4), two, True),
     "swav": (lambda e: SwAV(e, **small, prototypes=6, queue=20, queue_from=0.3, norm="layer"), crops, True),
@@ -112,6 +114,7 @@ CASES = {
 }
 GENERIC = tuple(CASES)
 CASES |= {
+    "moco-batch": (lambda e: MoCo(e, **small, queue=0, norm="batch"), two, True),
     "byol-batchnorm": (lambda e: BYOL(e, **small, norm="batch"), two, True),
     "acd": (lambda e: ComponentContrast(e, dim=8, clusters=3), parts, False),
     "groups": (Groups, same, True),

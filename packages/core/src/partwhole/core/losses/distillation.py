@@ -3,14 +3,13 @@
 Axes: B batch, L tokens, M hidden tokens of all things, D features, K prototypes, S student views, T teacher views.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from partwhole.core.losses.precision import in_float32, positive_temperature, unit
+from partwhole.core.losses.precision import in_float32, outside_autocast, positive_temperature, scalar, unit, widen
+from partwhole.core.losses.tiles import chunk, chunked, rows_of
 
 
 @in_float32
@@ -27,7 +26,7 @@ def negative_cosine(prediction: Tensor, target: Tensor, *, valid: Tensor | None 
     return -(unit(prediction) * unit(target)).sum() / valid.sum().clamp(min=1)
 
 
-@in_float32
+@outside_autocast
 def distill(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 0.1) -> Tensor:
     """Cross entropy from teacher to student over all pairs of different views (Caron et al., 2021).
 
@@ -42,15 +41,15 @@ def distill(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 0
         raise ValueError(
             f"student (S, B, K) and teacher (T, B, K) are needed; got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    pairs = ~torch.eye(len(student), len(teacher), device=student.device, dtype=torch.bool)
+    pairs = [[t for t in range(len(teacher)) if t != s] for s in range(len(student))]
     count = len(student) * len(teacher) - min(len(student), len(teacher))
     if count == 0:
         raise ValueError(f"{len(student)} student and {len(teacher)} teacher views make no pair of different views")
-    weight = student.new_full((student.shape[1],), 1 / (count * max(student.shape[1], 1)))
+    weight = widen(student[:0]).new_full((student.shape[1],), 1 / (count * max(student.shape[1], 1)))
     return _cross_entropy(student, teacher, pairs, weight, temperature)
 
 
-@in_float32
+@outside_autocast
 def masked_distill(student: Tensor, teacher: Tensor, hidden: Tensor, *, temperature: float | Tensor = 0.1) -> Tensor:
     """Cross entropy from teacher to student of the tokens that were hidden from the student (Zhou et al., 2022).
 
@@ -75,60 +74,34 @@ def masked_distill(student: Tensor, teacher: Tensor, hidden: Tensor, *, temperat
         raise ValueError(f"{int(count.sum())} tokens are hidden, and {len(student)} rows came: one for each is needed")
     place = torch.arange(len(student), device=student.device)
     thing = torch.searchsorted(count.cumsum(0), place, right=True)  # that each row is of
-    weight = 1 / (len(hidden) * count[thing]).to(student.dtype)
-    pair = torch.ones(1, 1, device=student.device, dtype=torch.bool)
-    return _cross_entropy(student[None], teacher[None], pair, weight, temperature)
-
-
-PART = 2**24
-"""So many logits are worked on at a time: what is made beside them is small, however many there are."""
+    weight = 1 / (len(hidden) * count[thing]).to(widen(student[:0]).dtype)
+    return _cross_entropy(student[None], teacher[None], [[0]], weight, temperature)
 
 
 def _cross_entropy(
-    student: Tensor, teacher: Tensor, pairs: Tensor, weight: Tensor, temperature: float | Tensor
+    student: Tensor, teacher: Tensor, pairs: Sequence[Sequence[int]], weight: Tensor, temperature: float | Tensor
 ) -> Tensor:
-    """Sum over s, t, b of pairs[s, t] * weight[b] * cross entropy of student (S, B, K) logits to teacher (T, B, K).
+    """Sum over s, t in pairs[s], b of weight[b] * cross entropy of student (S, B, K) logits to teacher (T, B, K).
 
-    Beside student and teacher, of this size only the gradient is ever made; it has no gradient of its own.
+    Some rows are looked at at a time, in float32 whatever the dtype: beside student and teacher, of this size only the
+    gradient is ever made; it has no gradient of its own.
     """
-    if not isinstance(temperature, Tensor):
-        temperature = torch.full((), temperature, dtype=student.dtype, device=student.device)
-    return _CrossEntropy.apply(student, teacher.detach(), pairs.to(student.dtype), weight, temperature)  # type: ignore[return-value]
+    (_, B, K), teacher = student.shape, teacher.detach()
+    wide, most = widen(student[:0]), chunk(K, student.device)
+    rows = [slice(s * B + r.start, s * B + r.stop) for s, some in enumerate(pairs) if some for r in rows_of(B, most)]
+    target = wide.new_empty(min(most, B), K)
 
+    def part(logits: Tensor, r: slice) -> Tensor:
+        s, b = r.start // B, slice(r.start % B, r.start % B + len(logits))
+        wanted = target[: len(logits)].copy_(teacher[pairs[s][0], b])
+        for t in pairs[s][1:]:
+            wanted += teacher[t, b]
+        wanted *= weight[b, None]
+        mass = wanted.sum(1, keepdim=True)
+        logits -= logits.amax(1, keepdim=True)
+        value = -torch.linalg.vecdot(logits, wanted).sum()
+        total = logits.exp_().sum(1, keepdim=True)
+        logits.mul_(mass / total).sub_(wanted)
+        return value + (mass * total.log()).sum()
 
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, pairs: Tensor, weight: Tensor, temperature: Tensor
-    ) -> Tensor:
-        total, sums = student.new_zeros(()), student.new_zeros(student.shape[:2])
-        for s, some in _parts(student):
-            logits, target = student[s, some] / temperature, torch.tensordot(pairs[s], teacher[:, some], 1)
-            sums[s, some] = logits.logsumexp(-1)
-            rows = (target * (sums[s, some, None] - logits)).sum(-1)
-            total = total + (weight[some] * rows).sum()
-        ctx.save_for_backward(student, teacher, pairs, weight, temperature, sums)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        student, teacher, pairs, weight, temperature, sums = ctx.saved_tensors
-        out, cooled = torch.empty_like(student), torch.zeros_like(temperature)
-        for s, some in _parts(student):
-            target = torch.tensordot(pairs[s], teacher[:, some], 1)
-            grad = (student[s, some] / temperature - sums[s, some, None]).exp() * target.sum(-1, keepdim=True) - target
-            out[s, some] = grad * (grads[0] * weight[some] / temperature)[:, None]
-            if ctx.needs_input_grad[4]:
-                cooled = cooled - (out[s, some] * student[s, some]).sum()
-        return out, None, None, None, cooled / temperature if ctx.needs_input_grad[4] else None
-
-
-def _parts(student: Tensor) -> Iterator[tuple[int, slice]]:
-    rows = max(PART // max(student.shape[2], 1), 1)
-    for s in range(student.shape[0]):
-        if torch.compiler.is_compiling():  # the compiler makes none of what is between
-            yield s, slice(None)
-            continue
-        for start in range(0, student.shape[1], rows):
-            yield s, slice(start, start + rows)
+    return chunked(part, student.flatten(0, 1), rows, scale=1 / scalar(temperature, wide))

@@ -1,12 +1,14 @@
 """Losses on hidden tokens.
 
-Axes: B batch, L tokens, T what a token is rebuilt into, V entries of a vocabulary.
+Axes: B batch, L tokens, T what a token is rebuilt into; N tokens of any batch, D features, K classes.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32
+from partwhole.core.losses.precision import in_float32, outside_autocast, widen
+from partwhole.core.losses.tiles import Part, choose, chunk, chunked, rows_of, tiled
 
 
 @in_float32
@@ -54,24 +56,84 @@ def masked_smooth_l1(
     return error.sum() / counted.sum().clamp(min=1)
 
 
-@in_float32
+@outside_autocast
 def masked_cross_entropy(logits: Tensor, target: Tensor, hidden: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """Cross entropy on the hidden tokens only (BERT: Devlin et al., 2019; BEiT: Bao et al., 2022); 0 where none is.
+    """Cross entropy on the hidden tokens only (Devlin et al., 2019; Bao et al., 2022); 0 where nothing is hidden.
 
-        loss = -mean over hidden (b, l) of  log softmax(logits[b, l])[target[b, l]]
+        loss = mean over hidden (b, l):  log(sum over k: exp logits[b, l, k]) - logits[b, l, target[b, l]]
 
-    logits (B, L, V); target (B, L) int; hidden (B, L) bool, and valid (B, L), true where a token is real: the rest may
-    hold anything.
+    logits (B, L, K), target (B, L) integer, hidden (B, L) bool, and valid (B, L), true where a token is real: the rest
+    may hold anything. Or rows of them: (N, K) and (N,) three times. Where most tokens are not hidden, do not make their
+    logits: ``linear_cross_entropy``.
+
+    Some rows are looked at at a time, in float32 whatever the dtype: beside the logits only their gradient is as large.
+    There is no second derivative.
     """
-    if not logits.shape[:-1] == target.shape == hidden.shape:
+    if logits.shape[:-1] != target.shape or target.shape != hidden.shape or target.is_floating_point():
         raise ValueError(
-            "logits (B, L, V), target (B, L) and hidden (B, L) are needed; got "
-            f"{tuple(logits.shape)}, {tuple(target.shape)} and {tuple(hidden.shape)}"
+            "logits (B, L, K), integer target (B, L) and hidden (B, L) are needed; got "
+            f"{tuple(logits.shape)}, {target.dtype} {tuple(target.shape)} and {tuple(hidden.shape)}"
         )
-    counted = hidden.bool() if valid is None else hidden.bool() & valid
-    logits, target = logits.masked_fill(~counted[..., None], 0), target.masked_fill(~counted, 0)
-    error = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view_as(target)
-    return error.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
+    counted = (hidden.bool() if valid is None else hidden.bool() & valid).flatten()
+    flat = logits.reshape(-1, logits.shape[-1])
+    part = _cross_entropy(target.flatten(), counted, widen(flat[:0]))
+    return chunked(part, flat, rows_of(len(flat), chunk(flat.shape[1], flat.device)))
+
+
+@in_float32
+def linear_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    bias: Tensor | None = None,
+    valid: Tensor | None = None,
+    tile: int | None = None,
+) -> Tensor:
+    """Cross entropy of a linear layer's classes, without ever making all of its logits; 0 where there is no row.
+
+        logits[n, k] = features[n] . weight[k] + bias[k]
+        loss         = mean over valid n:  log(sum over k: exp logits[n, k]) - logits[n, target[n]]
+
+    features (N, D), weight (K, D), bias (K,), target (N,) integer, valid (N,) bool; or features (..., D), target and
+    valid (...). Rows that are not valid may hold anything and never reach the layer.
+    tile: so many rows at a time; at least N for all logits at once, which alone has second derivatives.
+
+    torch.nn.functional has a function of this name from 2.14 on, which takes twice the time on a CPU and masks no rows.
+    """
+    if features.shape[:-1] != target.shape or features.shape[-1] != weight.shape[-1] or target.is_floating_point():
+        raise ValueError(
+            "features (N, D), weight (K, D) and integer target (N,) are needed; got "
+            f"{tuple(features.shape)}, {tuple(weight.shape)} and {target.dtype} {tuple(target.shape)}"
+        )
+    features, target = features.reshape(-1, features.shape[-1]), target.flatten()
+    counted = torch.ones_like(target, dtype=torch.bool) if valid is None else valid.flatten()
+    if valid is not None and not torch.compiler.is_compiling():  # a compiled graph keeps its shapes
+        features, target, counted = features[counted], target[counted], counted[counted]
+    features = features.masked_fill(~counted[:, None], 0)
+    size = choose(tile, len(features), len(weight), features.device)
+    if size is None:
+        target = target.masked_fill(~counted, -100).long()
+        total = F.cross_entropy(F.linear(features, weight, bias), target, reduction="sum", ignore_index=-100)
+        return total / counted.sum().clamp(min=1)
+    return tiled(_cross_entropy(target, counted, features), features, weight, tile=size, bias=bias)
+
+
+def _cross_entropy(target: Tensor, counted: Tensor, like: Tensor) -> Part:
+    """The mean over the counted rows, (N,) as target."""
+    target = target.masked_fill(~counted, 0).long()[:, None]
+    share = counted.to(like.dtype)[:, None] / counted.sum().clamp(min=1)
+
+    def part(logits: Tensor, rows: slice) -> Tensor:
+        wanted, weight = target[rows], share[rows]
+        logits.masked_fill_(~counted[rows, None], 0)
+        logits -= logits.amax(1, keepdim=True)
+        value = -(logits.gather(1, wanted) * weight).sum()
+        total = logits.exp_().sum(1, keepdim=True)
+        logits.mul_(weight / total).scatter_add_(1, wanted, -weight)
+        return value + (weight * total.log()).sum()
+
+    return part
 
 
 def _same_tokens(prediction: Tensor, target: Tensor, hidden: Tensor) -> None:

@@ -20,18 +20,46 @@ def widen(x: Any) -> Any:
 def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
     """Run ``loss`` outside autocast with its half-precision arguments widened; the value stays float32."""
 
+    plain = outside_autocast(loss)
+
     @wraps(loss)
     def wide(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
-        with torch.autocast(device, enabled=False):
-            return loss(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+        return plain(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
 
     return wide
 
 
+def outside_autocast(loss: Callable[P, R]) -> Callable[P, R]:
+    """Run ``loss`` outside autocast: for those that widen large arguments a few rows at a time."""
+
+    @wraps(loss)
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return loss(*args, **kwargs)
+
+    return plain
+
+
 def unit(x: Tensor) -> Tensor:
     """x (..., D) on the unit sphere. An all-zero row has no direction: it stays zero and gets no gradient."""
-    return x * inverse_norm(x)
+    return _Unit.apply(x)  # type: ignore[return-value]
+
+
+class _Unit(torch.autograd.Function):
+    """x * inverse_norm(x), with a gradient that makes one tensor of the size of x where the chain rule makes four."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * inverse_norm(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        scale = inverse_norm(x)  # anew, so that there is a second derivative
+        along = torch.linalg.vecdot(grads[0], x)[..., None] * scale
+        return (grads[0] * scale).addcmul_(x, along * scale * scale, value=-1)
 
 
 def inverse_norm(x: Tensor) -> Tensor:
@@ -44,3 +72,8 @@ def positive_temperature(temperature: float | Tensor) -> None:
     """ValueError for a number that is not above 0. A tensor is not looked at: that would wait for the device."""
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature must be above 0; got {temperature}")
+
+
+def scalar(x: float | Tensor, like: Tensor) -> Tensor:
+    """x as a tensor of the dtype and on the device of another; the gradient of a tensor flows on."""
+    return x.to(like) if isinstance(x, Tensor) else torch.full((), x, dtype=like.dtype, device=like.device)

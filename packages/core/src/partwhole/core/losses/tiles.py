@@ -1,0 +1,149 @@
+"""Sums over a matrix of logits, a few rows of it at a time, with their gradients.
+
+A *part* is a function ``part(logits, rows)`` of some rows (a slice) of the matrix. It returns the value summed over
+these rows, and overwrites the logits by the gradient of that value. So no more than one tile exists, and nothing is
+computed twice. Tiles are written into one buffer: on a CPU, asking the system for a new one costs more than filling it.
+
+Axes: N queries, M keys, D features, R rows, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Part = Callable[[Tensor, slice], Tensor]
+
+
+def choose(tile: int | None, rows: int, columns: int, device: torch.device) -> int | None:
+    """How many rows at a time: as asked, or as many as pay; None where the whole matrix is to be made."""
+    if tile is not None:
+        if tile < 1:
+            raise ValueError(f"tile is {tile}: at least one row is needed at a time")
+        return tile if tile < rows else None
+    whole, elements, least = (1 << 17, 1 << 21, 128) if device.type == "cpu" else (1 << 22, 1 << 25, 1024)
+    return None if rows * columns <= whole else min(rows, max(least, elements // columns))
+
+
+def chunk(columns: int, device: torch.device) -> int:
+    """How many rows of existing logits to look at at a time: as many as a CPU's cache holds, or a GPU likes."""
+    return max(1, (1 << 18 if device.type == "cpu" else 1 << 25) // max(columns, 1))
+
+
+def rows_of(count: int, tile: int) -> list[slice]:
+    return [slice(start, min(start + tile, count)) for start in range(0, count, tile)]
+
+
+def tiled(
+    part: Part, query: Tensor, key: Tensor, *, tile: int, scale: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """The sum of ``part(scale * query[rows] @ key.mT + bias, rows)`` over all rows, ``tile`` of them at a time.
+
+    query (N, D), key (M, D), scale (), bias (M,). The gradients are found with the value, so there is no second
+    derivative: RuntimeError where one is asked for.
+    """
+    live = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (query, key, scale, bias)]
+    return _Tiled.apply(part, tile, live, query, key, scale, bias)  # type: ignore[return-value]
+
+
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        part: Part,
+        tile: int,
+        live: Sequence[bool],
+        query: Tensor,
+        key: Tensor,
+        scale: Tensor | None,
+        bias: Tensor | None,
+    ) -> Tensor:
+        value = query.new_zeros(())
+        buffer = query.new_empty(min(tile, len(query)), len(key))
+        inputs = (query, key, scale, bias)
+        slopes = [torch.zeros_like(x) if x is not None and on else None for x, on in zip(inputs, live, strict=True)]
+        by_query, by_key, by_scale, by_bias = slopes
+        for rows in rows_of(len(query), tile):
+            plain = query[rows]
+            some = plain if scale is None else plain * scale
+            logits = torch.mm(some, key.mT, out=buffer[: len(some)])
+            if bias is not None:
+                logits += bias
+            value += part(logits, rows)  # and now they are its gradient
+            if by_key is not None:
+                by_key.addmm_(logits.mT, some)
+            if by_bias is not None:
+                by_bias += logits.sum(0)
+            if by_query is not None or by_scale is not None:
+                slope = logits @ key
+                if by_scale is not None:
+                    by_scale += (slope * plain).sum()
+                if by_query is not None:
+                    by_query[rows] = slope if scale is None else slope * scale
+        ctx.save_for_backward(*slopes)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _once()
+        return None, None, None, *(None if slope is None else slope * grads[0] for slope in ctx.saved_tensors)
+
+
+def chunked(part: Part, logits: Tensor, rows: Sequence[slice], *, scale: Tensor | None = None) -> Tensor:
+    """The sum of ``part(scale * logits[r], r)`` over the slices ``rows``, for logits (R, K) that exist already.
+
+    A slice is widened to float32 by itself. ``part`` is called again for the gradient, which is the only other tensor
+    of the size of the logits, of their dtype. No second derivative.
+    """
+    return _Chunked.apply(part, rows, logits, scale)  # type: ignore[return-value]
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Part, rows: Sequence[slice], logits: Tensor, scale: Tensor | None) -> Tensor:
+        ctx.part, ctx.rows, ctx.scaled = part, rows, scale is not None
+        ctx.save_for_backward(logits, *([] if scale is None else [scale]))
+        value = logits.new_zeros((), dtype=_wide(logits))
+        buffer = _buffer(logits, rows)
+        for r in rows:
+            value += part(_filled(buffer, logits[r], scale), r)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _once()
+        logits, *rest = ctx.saved_tensors
+        scale = rest[0] if rest else None
+        slope, buffer = torch.zeros_like(logits), _buffer(logits, ctx.rows)
+        by_scale = torch.zeros_like(scale) if scale is not None and ctx.needs_input_grad[3] else None
+        for r in ctx.rows:
+            some = _filled(buffer, logits[r], scale)
+            ctx.part(some, r)
+            some *= grads[0]
+            if by_scale is not None:
+                by_scale += (some * logits[r]).sum()
+            slope[r] = some if scale is None else some.mul_(scale)
+        return None, None, slope, by_scale
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _buffer(logits: Tensor, rows: Sequence[slice]) -> Tensor:
+    return logits.new_empty(max((r.stop - r.start for r in rows), default=0), logits.shape[1], dtype=_wide(logits))
+
+
+def _filled(buffer: Tensor, logits: Tensor, scale: Tensor | None) -> Tensor:
+    some = buffer[: len(logits)].copy_(logits)
+    return some if scale is None else some.mul_(scale)
+
+
+def _once() -> None:
+    """RuntimeError where a second derivative is asked for: the gradient kept is a constant, and it would be wrong."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "a loss found a tile at a time has no second derivative (create_graph=True): make the whole matrix, "
+            "tile=len(query), if the loss takes a tile"
+        )
