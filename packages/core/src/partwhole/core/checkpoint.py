@@ -101,7 +101,7 @@ def _method_state(method: nn.Module) -> dict[str, Tensor]:
     kept: dict[Any, Tensor] = {}
     out = {}
     for name, x in method.state_dict().items():
-        local = x.to_local() if hasattr(x, "to_local") else x
+        local = distributed.local(x)
         key = (local.data_ptr(), x.shape, x.stride()) if local.numel() else name
         if key not in kept:  # every rank meets the same names in the same order
             kept[key] = distributed.full(x).detach().cpu()
