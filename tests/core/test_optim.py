@@ -197,7 +197,12 @@ def test_S2_weight_decay_at_first_last_and_after():
 
 def test_S2_the_loop_sets_the_decay_by_optimizer_step(cases, monkeypatch):
     seen, tune = [], optim.tune
-    monkeypatch.setattr(optim, "tune", lambda o, lr, weight_decay: (seen.append(weight_decay), tune(o, lr=lr, weight_decay=weight_decay)))  # fmt: skip
+
+    def watched(optimizer, *, lr, weight_decay):
+        seen.append(weight_decay)
+        tune(optimizer, lr=lr, weight_decay=weight_decay)
+
+    monkeypatch.setattr(optim, "tune", watched)
     method, stream = cases.make("rows")
     options = Fit(steps=4, accumulate=2, weight_decay=0.0, weight_decay_end=1.0)
     fit(Run(method=method, stream=stream), options, watch=Quiet())

@@ -62,7 +62,11 @@ def sides(size: str, device: str, student: torch.dtype) -> dict[str, Work]:
     dim, heads = SIZES[size]
     net = TransformerEncoder(Vectors(768, dim, length=197), dim=dim, depth=12, heads=heads).to(device)
     theirs = copy.deepcopy(net).to(student)
-    loops = {"loop, new tensors": rebound, "loop, in place": in_place, "loop, lerp_": lerp}
+    loops: dict[str, Callable[[nn.Module, nn.Module], object]] = {
+        "loop, new tensors": rebound,
+        "loop, in place": in_place,
+        "loop, lerp_": lerp,
+    }
     if student == torch.float32:
         for name, load in (("lightly", lightly), ("solo-learn", solo)):
             try:

@@ -1,4 +1,4 @@
-"""The optimizer of a method: which parameters decay, how fast each learns, and one state that fits any number of processes."""
+"""The optimizer of a method: which parameters decay, how fast each learns, one state for any number of processes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -55,8 +55,8 @@ def rates(method: nn.Module, layer_decay: float = 1.0) -> dict[int, float]:
     """The learning rate of every trainable parameter, by id, as a fraction of the highest.
 
     Layer i (from 0) of the L that ``method.encoder.layers()`` names learns at ``layer_decay ** (L - i)``, so that of a
-    fine-tuned encoder the first ones change least (Clark et al., 2020; Bao et al., 2022); what the encoder holds itself,
-    such as a CLS token, belongs to the first. The rest (a last norm, heads, decoders) learns at 1.
+    fine-tuned encoder the first ones change least (Clark et al., 2020; Bao et al., 2022); what the encoder itself
+    holds, such as a CLS token, belongs to the first. The rest (a last norm, heads, decoders) learns at 1.
     """
     out = {id(p): 1.0 for _, p in trainable(method)}
     if layer_decay == 1:
