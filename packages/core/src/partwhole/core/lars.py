@@ -1,5 +1,5 @@
 """LARS: each matrix moves by a fraction of its own size, however large its gradient is."""
-# pyright: reportPrivateImportUsage=false  (torch._foreach_*, as torch's own optimizers use them)
+# pyright: reportPrivateImportUsage=false
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
