@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from partwhole.core.encoder import TransformerEncoder, Vectors
 from partwhole.core.teacher import Teacher
 
+Update = Callable[[nn.Module, nn.Module], object]  # of the teacher, by the student
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 MOMENTUM = 0.996
 
@@ -47,12 +48,12 @@ def lerp(mine: nn.Module, theirs: nn.Module) -> None:
         m.lerp_(s.to(m.dtype), 1 - MOMENTUM)
 
 
-def lightly() -> Callable[[nn.Module, nn.Module], object]:
+def lightly() -> Update:
     update = importlib.import_module("lightly.models.utils").update_momentum
     return lambda mine, theirs: update(theirs, mine, MOMENTUM)
 
 
-def solo() -> Callable[[nn.Module, nn.Module], object]:
+def solo() -> Update:
     updater = importlib.import_module("solo.utils.momentum").MomentumUpdater(MOMENTUM, MOMENTUM)
     return lambda mine, theirs: updater.update(theirs, mine)
 
@@ -62,11 +63,7 @@ def sides(size: str, device: str, student: torch.dtype) -> dict[str, Work]:
     dim, heads = SIZES[size]
     net = TransformerEncoder(Vectors(768, dim, length=197), dim=dim, depth=12, heads=heads).to(device)
     theirs = copy.deepcopy(net).to(student)
-    loops: dict[str, Callable[[nn.Module, nn.Module], object]] = {
-        "loop, new tensors": rebound,
-        "loop, in place": in_place,
-        "loop, lerp_": lerp,
-    }
+    loops: dict[str, Update] = {"loop, new tensors": rebound, "loop, in place": in_place, "loop, lerp_": lerp}
     if student == torch.float32:
         for name, load in (("lightly", lightly), ("solo-learn", solo)):
             try:

@@ -117,7 +117,7 @@ def _features(last: Sequence[Row]) -> list[Finding]:
     low = {}
     for name in (k for k in last[-1] if k.rpartition("/")[2] == "std"):
         values = _values(last, name)
-        if values and max(values) < 0.02:
+        if values and max(values) < (1e-3 if name == "features/std" else 0.02):  # means of tokens are alike by nature
             low["the encoder's features" if name == "features/std" else "the embeddings z"] = values[-1]
     if low:
         rank = _values(last, "features/rankme")
@@ -181,13 +181,13 @@ def _prototypes(last: Sequence[Row]) -> list[Finding]:
 
 def _chance(rows: Sequence[Row]) -> list[Finding]:
     window = _values(rows[-2 * WINDOW :], "loss")
-    if len(window) < 2 * WINDOW or max(window) - min(window) > 5e-4 * abs(window[-1]) or not _as_log(window[-1]):
+    if len(window) < 2 * WINDOW or max(window) - min(window) > 1e-4 * abs(window[-1]) or not _as_log(window[-1]):
         return []
     return [
         Finding(
             "loss of chance",
             f"loss has stayed at {window[-1]:.4g}{_as_log(window[-1])}: that of an output which is the same for all "
-            f"{round(math.exp(window[-1])):,} candidates. Lower lr or raise warmup; see the std of the features (is "
+            "candidates. Lower lr or raise warmup; see the std of the features (is "
             "the encoder alive?) and the temperature (is the teacher's output uniform?)",
         )
     ]
@@ -243,8 +243,10 @@ def _number(x: Any) -> bool:
 
 
 def _as_log(value: float) -> str:
-    """Such as " = ln 4096" where ``value`` is the logarithm of a whole number, as near as four digits tell; or ""."""
+    """Such as " = ln 4096" where ``value`` is the logarithm of a whole number, or nearly that of a power of two; or ""."""
     if not 0.5 < value < 20:
         return ""
-    whole = round(math.exp(value))
-    return f" = ln {whole}" if abs(value - math.log(whole)) <= 5e-4 * value else ""
+    whole, power = round(math.exp(value)), 2 ** round(value / math.log(2))
+    if abs(math.exp(value) - whole) <= 0.05 + 1e-6 * whole:
+        return f" = ln {whole}"
+    return f" = ln {power}" if abs(value - math.log(power)) <= 1e-3 else ""

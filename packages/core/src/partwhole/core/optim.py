@@ -125,6 +125,11 @@ def restore(optimizer: Optimizer, method: nn.Module, saved: Mapping[str, Any]) -
     )
 
 
+def remembers(optimizer: Optimizer) -> bool:
+    """Whether it has state after a step: all but SGD without momentum."""
+    return any(group.get("momentum", 1) for group in optimizer.param_groups)
+
+
 def _whole(value: Any) -> Any:
     value = distributed.full(value)
     return value.detach().cpu() if isinstance(value, torch.Tensor) else value

@@ -88,3 +88,6 @@ class PerPoint(Encoder):
         centre, real = self.encoder.embed.centres(x, valid)  # type: ignore[operator]
         at = interpolation(centre, x[..., :3], 3, real)
         return self.out(self.join(x, blank(tokens, real), at, valid))
+
+    def layers(self) -> list[nn.Module]:
+        return [*self.encoder.layers(), self.join, self.out]
