@@ -104,6 +104,19 @@ def test_a_run_leaves_its_record_encoder_and_table_and_the_same_command_goes_on(
     assert again.split("arm")[1] == out.split("arm")[1]
 
 
+def test_E3_a_collapse_is_told_at_the_end_and_ends_the_run_if_asked(toy, capsys):
+    words = ["--dead", "--fit.steps", "30", "--fit.log-every", "2"]
+    assert toy("--folder", "told", *words) == 0
+    assert "\ncareful: the gradient has been 0" in (out := capsys.readouterr().out)
+    assert "step 12: std of the encoder's features is 0: it gives the same for every input" in out
+    assert toy("--folder", "ended", *words, "--fit.doctor", "stop") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("run.py: step 12: training has collapsed: the gradient has been 0")
+    assert "The state is in ended: --fit.doctor tell goes on with it" in error
+    assert Path("ended/last.pt").exists()
+    assert not Path("ended/encoder.json").exists()
+
+
 def test_another_recipe_in_the_folder_is_refused_and_incidental_fields_are_not(toy, capsys):
     assert toy("--folder", "r") == 0
     capsys.readouterr()

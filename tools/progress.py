@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from partwhole.core.watch import Lines, Quiet, Watch, number
+from partwhole.core.watch import Lines, Quiet, Watch, told
 
 
 class Bar:
@@ -34,15 +34,14 @@ class Bar:
             )
             self.task = self.bar.add_task("", total=total, completed=done, values="")
             self.bar.start()
-        hidden = ("total", "memory_mb", "lr", "gradient_norm")
-        text = "  ".join(f"{k} {number(v)}" for k, v in values.items() if k not in hidden)
+        text = told(values, hidden=("memory_mb", "lr", "gradient_norm"))
         self.bar.update(self.task, completed=done, total=total, values=text)
         self.done = done
         if done == total:
             self.close()
 
     def evaluated(self, done: int, metrics: Mapping[str, float]) -> None:
-        self.say(f"step {done}: " + "  ".join(f"{k} {number(v)}" for k, v in metrics.items()))
+        self.say(f"step {done}: {told(metrics)}")
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

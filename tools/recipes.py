@@ -256,6 +256,7 @@ def guarded(main: Callable[[], int]) -> int:
 
     That is Usage, Interrupted (128 + signal), and ValueError or OSError raised on purpose in partwhole's own code.
     """
+    from partwhole.core.doctor import Collapsed
     from partwhole.core.files import NotSaved
     from partwhole.core.fit import NonFinite
     from partwhole.core.signals import Interrupted, is_sigterm
@@ -272,7 +273,7 @@ def guarded(main: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         print(f"{name}: stopped", file=sys.stderr)
         return 143 if is_sigterm(error) else 130
-    except (NonFinite, NotSaved) as error:
+    except (Collapsed, NonFinite, NotSaved) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:

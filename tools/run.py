@@ -26,7 +26,7 @@ import progress
 import recipes
 import torch
 
-from partwhole.core import checkpoint, distributed, files, signals
+from partwhole.core import checkpoint, distributed, doctor, files, journal, signals
 from partwhole.core.fit import fit
 
 
@@ -93,6 +93,8 @@ def finish(recipe: Any, folder: Path, watch: Any) -> None:
     print(f"encoder: {folder}   (partwhole.core.load_encoder({str(folder)!r}))")
     if result.get("report"):
         print(f"report:  {result['report']}")
+    for finding in doctor.diagnose(journal.read(folder / journal.FILE)):
+        print(f"careful: {finding.text}.")
 
 
 def aligned(rows: Sequence[Any]) -> str:

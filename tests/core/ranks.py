@@ -199,6 +199,32 @@ def once(folder, nested=False):
     return distributed.first((lambda: distributed.first(work)) if nested else work)
 
 
+def monitored(name):
+    """What the monitor tells of one batch."""
+    from partwhole.core.monitor import Monitor
+
+    method, stream = make(name)
+    batch = next(iter(stream(0)))
+    monitor = Monitor(method)
+    with monitor.watching(batch):
+        method(batch)
+    return monitor.values()
+
+
+def collapse(folder):
+    """What ends this rank of a training whose encoder is dead."""
+    import toys
+
+    from partwhole.core.doctor import Collapsed
+
+    make, view, *_ = toys.COLLAPSED["simclr, dead"]
+    try:
+        fit(*toys.train(make, view, steps=45, doctor="stop"), Path(folder), watch=Quiet())
+    except Collapsed as error:
+        return f"Collapsed: {error}"
+    return "nothing"
+
+
 def evaluated(shard):
     """An evaluation between steps calls the encoder by itself, and a copy; what it saw, and the weights after."""
     method, stream = make("simclr")

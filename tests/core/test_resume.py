@@ -152,8 +152,28 @@ def test_differences_name_nested_fields():
 # ------------------------------------------------------------------ files
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "foreign", "pickle"])
-def test_a_damaged_checkpoint_says_so_and_runs_nothing(cases, tmp_path, damage):
+def edited(path, change):
+    """A checkpoint that is whole but for one thing."""
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("truncated", "cannot be read as a checkpoint"),
+        ("text", "cannot be read as a checkpoint"),
+        ("empty", "cannot be read as a checkpoint"),
+        ("foreign", "is not a 'partwhole training state"),
+        ("pickle", "cannot be read as a checkpoint"),
+        ("half a step", "of half a step: the weights are those after 3 steps, the optimizer's state that after 2"),
+        ("no step", "has no step that can be read"),
+        ("no parts", "has no identity and no method that can be read"),
+        ("no recipe", "does not say of which recipe it is"),
+    ],
+)
+def test_a_damaged_checkpoint_says_so_runs_nothing_and_is_left_alone(cases, tmp_path, damage, words):
     go(cases, "rows", tmp_path, {"steps": 2})
     path, witness = tmp_path / "last.pt", tmp_path / "witness"
 
@@ -167,16 +187,49 @@ def test_a_damaged_checkpoint_says_so_and_runs_nothing(cases, tmp_path, damage):
         "empty": lambda: path.write_bytes(b""),
         "foreign": lambda: torch.save({"weights": torch.ones(2)}, path),
         "pickle": lambda: torch.save(Evil(), path),
+        "half a step": lambda: edited(path, lambda s: s.update(step=3)),
+        "no step": lambda: edited(path, lambda s: s.update(step="two")),
+        "no parts": lambda: edited(path, lambda s: (s.pop("identity"), s.pop("method"))),
+        "no recipe": lambda: edited(path, lambda s: s.update(identity="{")),
     }[damage]()
-    with pytest.raises(BadCheckpoint, match=r"last\.pt .*Delete it"):
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(BadCheckpoint, match=r"last\.pt .*Delete it") as caught:
         go(cases, "rows", tmp_path, {"steps": 2})
+    assert words in str(caught.value)
     assert not witness.exists()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_a_checkpoint_of_another_network_says_so(cases, tmp_path):
     go(cases, "rows", tmp_path, {"steps": 2})
     with pytest.raises(BadCheckpoint, match="of another network than this recipe builds"):
         go(cases, "groups", tmp_path, {"steps": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("simclr", lambda s: None),  # another method with the same encoder
+        ("rows", lambda s: s["method"].pop("head.net.bias")),
+        ("rows", lambda s: s["optimizer"].pop("head.net.bias")),
+        ("rows", lambda s: s["optimizer"].clear()),
+        ("rows", lambda s: s["method"].update({"head.net.bias": torch.ones(7)})),
+    ],
+)
+def test_a_checkpoint_with_other_parts_says_so_and_is_left_alone(cases, tmp_path, name, change):
+    go(cases, "rows", tmp_path, {"steps": 2})
+    path = tmp_path / "last.pt"
+    edited(path, change)
+    before = path.read_bytes()
+    with pytest.raises(BadCheckpoint, match="of another network than this recipe builds"):
+        go(cases, name, tmp_path, {"steps": 2})
+    assert path.read_bytes() == before
+
+
+def test_sgd_without_momentum_has_nothing_to_remember(cases, tmp_path):
+    options = {"steps": 4, "save_every": 1, "optimizer": "sgd", "betas": (0.0, 0.0)}
+    assert go(cases, "rows", tmp_path, options, crash=2) is None
+    assert same(go(cases, "rows", tmp_path, options), go(cases, "rows", None, options))
 
 
 def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_what_to_do(cases, tmp_path):

@@ -44,17 +44,25 @@ def test_a_new_teacher_is_its_student_without_gradient():
 
 
 @quick
-@given(momentum=st.floats(0, 1), steps=st.integers(1, 5))
-def test_update_is_the_closed_form(momentum, steps):
+@given(
+    momentum=st.floats(0, 1),
+    steps=st.integers(1, 5),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+)
+def test_update_is_the_closed_form(momentum, steps, dtype):
     encoder, head = student()
     teacher = Teacher(encoder, head).double()
     start = [p.clone() for p in teacher.parameters()]
     shift(encoder, 1.0)
     shift(head, 1.0)
+    head.to(dtype)  # a student of two dtypes, most of its tensors to be widened
+    if dtype != torch.float32:
+        encoder.to(dtype)
+    goal = [p.double() for p in nn.ModuleList([encoder, head]).parameters()]
     for _ in range(steps):
         teacher.update(encoder, head, momentum=momentum)
-    for p, before in zip(teacher.parameters(), start, strict=True):
-        assert torch.allclose(p, before + 1 - momentum**steps, atol=1e-6)
+    for p, before, end in zip(teacher.parameters(), start, goal, strict=True):
+        assert torch.allclose(p, end + (before - end) * momentum**steps, atol=1e-6)
 
 
 def test_update_refuses_another_student_or_momentum():

@@ -110,6 +110,14 @@ def test_an_empty_folder_gives_a_page_and_a_full_one_is_read(tmp_path):
     assert found == [s for s in SECTIONS if "shown" not in SECTIONS[s]]
 
 
+def test_E3_a_collapse_stands_at_the_top_of_the_page(tmp_path):
+    metrics = [{"step": i, "loss": 4.143135, "features/std": 0.0, "lr": 1.0} for i in range(20)]
+    text = write_report(tmp_path, metrics=metrics, evaluation=EVALUATION).read_text()
+    assert text.index("gives the same for every input") < text.index("<h2")
+    assert "loss has stayed at 4.143 = ln 63" in text
+    assert "Careful" not in write_report(tmp_path, metrics=METRICS, evaluation=EVALUATION).read_text()
+
+
 def test_an_evaluation_with_gaps_is_reported_as_far_as_it_goes(tmp_path):
     few = arms([0.5, 0.6], [0.6, 0.7])
     del few["arms"]["finetune"]["5"], few["draws"], few["supports"]

@@ -49,6 +49,20 @@ def tiny(recipe: ShapeRecipe, cache: Path) -> ShapeRecipe:
     )
 
 
+@pytest.mark.parametrize("name", ["pointnet2", "dgcnn", "transformer"])
+def test_layers_come_in_the_order_in_which_they_run(name):
+    """What a layer-wise learning rate goes by; nothing but a transformer's last norm stands beside them."""
+    encoder = Network(name=name, width=0.1, samples=(8, 4), dim=32, depth=2, patches=8).build(3)
+    layers, ran = encoder.stages(), []
+    for layer in layers:
+        layer.register_forward_hook(lambda module, *_: ran.append(module))
+    encoder(torch.rand(2, 40, 3))
+    assert list(dict.fromkeys(ran)) == layers
+    named = {id(p) for layer in layers for p in layer.parameters()}
+    left = [n for n, p in encoder.named_parameters() if id(p) not in named]
+    assert all("trunk.norm" in n for n in left), left
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_trains_three_steps(task, cache):
     recipe = tiny(TASKS[task](), cache)

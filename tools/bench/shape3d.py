@@ -5,33 +5,25 @@
     python tools/bench/shape3d.py --data meshes/       # decomposition too: per engine, cached and not, labels
     python tools/bench/shape3d.py --only step --device cuda
 
-The two sides are timed in turn, in one run; a figure is the median. On the CPU the time is the process's own (other
-programs on the machine hardly change it), on CUDA that of the wall, after waiting for the device. Memory is the growth
-of the peak over what the inputs take, on the CPU in a child process of its own.
+How it is measured: measure.py.
 """
 
 import argparse
-import contextlib
-import ctypes
 import importlib
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import measure
 import plain_pointnet2 as plain
 import torch
+from measure import Work
 from torch import Tensor
 
 from partwhole.core.losses import group_contrast, group_info_nce
 from partwhole.shape3d import ops
-
-Work = Callable[[], object]
 
 
 def shapes(count: int, points: int, device: str) -> Tensor:
@@ -166,18 +158,6 @@ NOTES = {
 }
 
 
-def seconds(work: Work, device: str) -> float:
-    if device == "cpu":
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    torch.cuda.synchronize()  # noqa: TID251  a clock
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()  # noqa: TID251
-    return time.perf_counter() - start
-
-
 def compare(name: str, device: str, args: argparse.Namespace) -> None:
     count = args.shapes or step_shapes(device, args.quick)
     sides = operations(name, device, args.quick, count)
@@ -185,13 +165,8 @@ def compare(name: str, device: str, args: argparse.Namespace) -> None:
         print(f"{name:22} {'-':>10} {'-':>10} {'-':>7}  left out: torch_geometric is not installed")
         return
     slow = name.startswith("step") and device == "cpu"
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range((1 if slow else 2) + (2 if args.quick or slow else args.repeats)):
-        for side, work in sides.items():
-            took = seconds(work, device)
-            if turn >= (1 if slow else 2):
-                times[side].append(took)
-    ms = {side: 1000 * statistics.median(t) for side, t in times.items()}
+    took = measure.medians(sides, device, repeats=2 if args.quick or slow else args.repeats, warm=1 if slow else 2)
+    ms = {side: 1000 * t for side, t in took.items()}
     memory = {side: peak(name, side, device, sides, args) for side in sides} if not args.no_memory else {}
     mb = " ".join(f"{memory[side]:>8.0f}" for side in memory)
     ratio = ms["plain"] / ms["ours"]
@@ -202,29 +177,15 @@ def compare(name: str, device: str, args: argparse.Namespace) -> None:
 def peak(name: str, side: str, device: str, sides: dict[str, Work], args: argparse.Namespace) -> float:
     """Growth of the peak memory, MB; NaN where it cannot be had."""
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        sides[side]()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    command = [sys.executable, __file__, "--child", name, side, "--shapes", str(args.shapes)]
-    command += ["--quick"] if args.quick else []
-    done = subprocess.run(command, capture_output=True, text=True)
-    return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
+        return measure.peak_on_cuda(sides[side])
+    words = ["--child", name, side, "--shapes", str(args.shapes)]
+    return measure.peak_of_child(words + (["--quick"] if args.quick else []))
 
 
 def child(name: str, side: str, quick: bool, count: int) -> None:
     torch.set_num_threads(1)
     work = operations(name, "cpu", quick, count)[side]
-    if not name.startswith("step"):
-        work()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the first call left in the heap would hide the second's need
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    work()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    highest = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
-    print(max(0, highest - before) / 1e6)
+    print(measure.peak_here(work, warm=not name.startswith("step")))
 
 
 def decomposition(folder: Path, count: int) -> None:
@@ -275,18 +236,6 @@ def decomposition(folder: Path, count: int) -> None:
     print(f"labels of 2,048 points, planes known: {1000 * statistics.median(took):.1f} ms a shape (median)")
 
 
-def machine(device: str, threads: int) -> str:
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].split(":")[1].strip() if lines else model
-    load = os.getloadavg()[0]
-    return f"{model}, {threads} of {os.cpu_count()} threads, load {load:.1f}, torch {torch.__version__}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 shapes and 2 repeats")
@@ -303,9 +252,8 @@ def main() -> None:
     if args.child:
         return child(*args.child, quick=args.quick, count=args.shapes)
     torch.set_num_threads(args.threads)
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    for device in devices if args.device == "all" else [args.device]:
-        print(f"\n{machine(device, args.threads)}")
+    for device in measure.devices(args.device):
+        print(f"\n{measure.machine(device, args.threads)}")
         print(f"{'':22} {'plain ms':>10} {'ours ms':>10} {'ratio':>7} {'MB':>8} {'MB':>8}")
         for name in NAMES + (["step, bfloat16"] if device == "cuda" else []):
             if name.startswith(args.only):

@@ -58,13 +58,19 @@ def load(folder: Path, method: nn.Module, optimizer: Optimizer, identity: Mappin
     if not path.exists():
         return 0
     state = read(path)
-    differing = differences(json.loads(state["identity"]), json.loads(json.dumps(identity)))
+    try:
+        saved = json.loads(state["identity"])
+    except ValueError as error:
+        raise BadCheckpoint(f"{path} does not say of which recipe it is ({error}). Delete it to start again") from error
+    differing = differences(saved, json.loads(json.dumps(identity)))
     if differing:
         raise OtherRecipe(
             f"{folder} holds a run of another recipe, at step {state['step']}: {'; '.join(differing)}. "
             f"Choose another folder, or the same recipe to go on with it, or delete {path} to start again"
         )
     try:
+        if state["step"] and not state["optimizer"] and optim.remembers(optimizer):
+            raise ValueError("it holds nothing of the optimizer")
         _restore_method(method, state["method"])
         optim.restore(optimizer, method, state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
@@ -85,6 +91,16 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise BadCheckpoint(f"{path} is not a {FORMAT!r}, but {found!r}. Delete it or choose another folder")
+    kinds = {"step": int, "identity": str, "method": dict, "optimizer": dict}
+    bad = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
+    if bad:
+        raise BadCheckpoint(f"{path} has no {' and no '.join(bad)} that can be read. Delete it to start again")
+    taken = [int(v["step"]) for v in state["optimizer"].values() if "step" in v]
+    if taken and max(taken) != state["step"]:
+        raise BadCheckpoint(
+            f"{path} is of half a step: the weights are those after {state['step']} steps, the optimizer's state that "
+            f"after {max(taken)}. Delete it to start again"
+        )
     return state
 
 
@@ -101,7 +117,7 @@ def _method_state(method: nn.Module) -> dict[str, Tensor]:
     kept: dict[Any, Tensor] = {}
     out = {}
     for name, x in method.state_dict().items():
-        local = x.to_local() if hasattr(x, "to_local") else x
+        local = distributed.local(x)
         key = (local.data_ptr(), x.shape, x.stride()) if local.numel() else name
         if key not in kept:  # every rank meets the same names in the same order
             kept[key] = distributed.full(x).detach().cpu()

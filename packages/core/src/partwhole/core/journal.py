@@ -12,12 +12,14 @@ import torch
 
 from partwhole.core import distributed, files
 
+FILE = "metrics.jsonl"
+
 
 class Journal:
     """Appends lines to ``folder/metrics.jsonl`` on rank 0; lines after ``step``, from before a crash, are dropped."""
 
     def __init__(self, folder: Path | None, step: int = 0):
-        self.path = folder / "metrics.jsonl" if folder is not None and distributed.rank() == 0 else None
+        self.path = folder / FILE if folder is not None and distributed.rank() == 0 else None
         self.step = step
         self.file: TextIO | None = None
 
@@ -29,7 +31,7 @@ class Journal:
         if self.path is None:
             return
         with files.writing(self.path):
-            kept = [json.dumps(line) + "\n" for line in read(self.path) if line["step"] <= self.step]
+            kept = [json.dumps(line) + "\n" for line in read(self.path, until=self.step)]
             files.write(self.path, lambda file: file.writelines(line.encode() for line in kept))
             self.file = self.path.open("a")
 
@@ -49,15 +51,15 @@ class Journal:
             os.fsync(self.file.fileno())
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a journal; none where there is no file, and without a last line that a crash cut."""
+def read(path: Path, *, until: float = math.inf) -> list[dict[str, Any]]:
+    """The lines of a journal up to a step; none where there is no file, and without a last line that a crash cut."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and "step" in line:
+        if isinstance(line, dict) and "step" in line and line["step"] <= until:
             lines.append(line)
     return lines
 

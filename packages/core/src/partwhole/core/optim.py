@@ -1,4 +1,4 @@
-"""The optimizer of a method: which parameters decay, and one state that fits any number of processes."""
+"""The optimizer of a method: which parameters decay, how fast each learns, one state for any number of processes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from partwhole.core import distributed
+from partwhole.core.lars import LARS
 
 
 def make(
@@ -17,25 +18,56 @@ def make(
     lr: float,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
+    layer_decay: float = 1.0,
 ) -> Optimizer:
-    """AdamW, Adam (decay inside the gradient) or SGD (momentum ``betas[0]``) over the trainable parameters.
+    """AdamW, Adam (decay inside the gradient), SGD or LARS (momentum ``betas[0]``) over the trainable parameters.
 
-    Vectors and scalars (biases, norms, tokens, temperatures) do not decay.
+    Vectors and scalars (biases, norms, tokens, temperatures) do not decay. ``layer_decay`` is that of ``rates``.
     """
-    groups = [
-        {"params": [p for _, p in trainable(method) if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for _, p in trainable(method) if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
-    if not groups:
+    rate, grouped = rates(method, layer_decay), dict[tuple[float, bool], list[nn.Parameter]]()
+    for _, p in trainable(method):
+        grouped.setdefault((rate[id(p)], p.ndim > 1), []).append(p)
+    if not grouped:
         raise ValueError("the method has no trainable parameter: nothing to train")
+    groups = [{"params": ps, "rate": r, "decays": d} for (r, d), ps in sorted(grouped.items(), key=lambda g: g[0])]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas)
-    if name == "adam":
-        return torch.optim.Adam(groups, lr=lr, betas=betas)
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=betas[0])
-    raise ValueError(f"no optimizer {name!r}: choose adamw, adam or sgd")
+        optimizer: Optimizer = torch.optim.AdamW(groups, betas=betas)
+    elif name == "adam":
+        optimizer = torch.optim.Adam(groups, betas=betas)
+    elif name == "sgd":
+        optimizer = torch.optim.SGD(groups, lr, momentum=betas[0])
+    elif name == "lars":
+        optimizer = LARS(groups, lr, momentum=betas[0])
+    else:
+        raise ValueError(f"no optimizer {name!r}: choose adamw, adam, sgd or lars")
+    tune(optimizer, lr=lr, weight_decay=weight_decay)
+    return optimizer
+
+
+def tune(optimizer: Optimizer, *, lr: float, weight_decay: float) -> None:
+    """Set the learning rate and the decay of the next step, each group's as ``make`` began it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["rate"]
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
+
+
+def rates(method: nn.Module, layer_decay: float = 1.0) -> dict[int, float]:
+    """The learning rate of every trainable parameter, by id, as a fraction of the highest.
+
+    Layer i (from 0) of the L that ``method.encoder.stages()`` names learns at ``layer_decay ** (L - i)``, so that of a
+    fine-tuned encoder the first ones change least (Clark et al., 2020; Bao et al., 2022); what the encoder itself
+    holds, such as a CLS token, belongs to the first. The rest (a last norm, heads, decoders) learns at 1.
+    """
+    out = {id(p): 1.0 for _, p in trainable(method)}
+    if layer_decay == 1:
+        return out
+    encoder: Any = method.encoder
+    layers = encoder.stages()
+    first = layer_decay ** len(layers)
+    out.update({id(p): first for p in encoder.parameters(recurse=False) if id(p) in out})
+    for i, layer in enumerate(layers):
+        out.update({id(p): layer_decay ** (len(layers) - i) for p in layer.parameters() if id(p) in out})
+    return out
 
 
 def trainable(method: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -91,6 +123,11 @@ def restore(optimizer: Optimizer, method: nn.Module, saved: Mapping[str, Any]) -
     optimizer.load_state_dict(
         {"state": entries if saved else {}, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+
+
+def remembers(optimizer: Optimizer) -> bool:
+    """Whether it has state after a step: all but SGD without momentum."""
+    return any(group.get("momentum", 1) for group in optimizer.param_groups)
 
 
 def _whole(value: Any) -> Any:

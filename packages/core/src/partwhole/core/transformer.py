@@ -215,6 +215,9 @@ class TransformerEncoder(Encoder):
             return tokens
         return torch.cat([tokens[:, : self.special], tokens[:, self.special + self.registers :]], 1)
 
+    def stages(self) -> list[nn.Module]:
+        return [self.embed, *self.trunk.blocks]
+
     def real(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
         real = self.embed.tokens_valid(x, valid)
         return real if real is None or not self.special else F.pad(real, (self.special, 0), value=True)

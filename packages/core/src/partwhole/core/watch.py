@@ -2,8 +2,10 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TextIO
+
+MONITORED = ("features/", "prototypes/")  # of partwhole.core.monitor
 
 
 class Watch(Protocol):
@@ -52,11 +54,10 @@ class Lines:
         if done != total and now - self.last < self.every:
             return
         self.last = now
-        shown = "  ".join(f"{k} {number(v)}" for k, v in values.items() if k != "total")
-        self.say(f"{done}/{total or '?'}  {shown}" + (f"  {left} left" if left else ""))
+        self.say(f"{done}/{total or '?'}  {told(values)}" + (f"  {left} left" if left else ""))
 
     def evaluated(self, done: int, metrics: Mapping[str, float]) -> None:
-        self.say(f"{done}  " + "  ".join(f"{k} {number(v)}" for k, v in metrics.items()))
+        self.say(f"{done}  {told(metrics)}")
 
     def say(self, text: str) -> None:
         out = self.out or sys.stdout
@@ -90,6 +91,12 @@ def duration(seconds: float) -> str:
     if s < 60:
         return f"{s} s"
     return f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
+
+
+def told(values: Mapping[str, object], *, hidden: Sequence[str] = ()) -> str:
+    """Names and numbers on one line, without what is ``hidden`` or only for the journal and its charts."""
+    kept = {k: v for k, v in values.items() if k != "total" and k not in hidden and not k.startswith(MONITORED)}
+    return "  ".join(f"{k} {number(v)}" for k, v in kept.items())
 
 
 def number(value: object) -> str:

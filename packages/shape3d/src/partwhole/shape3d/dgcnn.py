@@ -83,3 +83,6 @@ class DGCNN(Encoder):
         x = torch.cat(outs, -1)
         whole = self.most(self.whole(x, valid), valid)[:, None]
         return self.head(self.join(x, whole, None, valid), valid)
+
+    def stages(self) -> list[nn.Module]:
+        return [*self.edges, self.whole, self.join, self.head]

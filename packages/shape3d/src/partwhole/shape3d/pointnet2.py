@@ -154,6 +154,9 @@ class PointNet2(Encoder):
     def forward(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         return self._run(x, valid)[0][-1][0]
 
+    def stages(self) -> list[nn.Module]:
+        return [self.first, self.second, self.whole, self.up2, self.up1, self.up0, self.head]
+
     def levels(self, x: Tensor, *, valid: Tensor | None = None) -> list[tuple[Tensor, Tensor | None]]:
         """Features and validity at the second centres, the first centres and all points, none of them negative.
 
@@ -208,6 +211,9 @@ class Everywhere(Encoder):
 
     def forward(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         return self.encoder.everywhere(x, valid=valid)
+
+    def stages(self) -> list[nn.Module]:
+        return self.encoder.stages()
 
     def levels(self, x: Tensor, *, valid: Tensor | None = None) -> list[tuple[Tensor, Tensor | None]]:
         """As ``PointNet2.levels``."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from partwhole.core.doctor import diagnose
 from partwhole.core.report import (
     Page,
     Series,
@@ -83,6 +84,8 @@ def write_report(
     page.text(" ".join(t for t in lead if t), lead=True)
     if command := run.get("command"):
         page.code(command if isinstance(command, str) else shlex.join(map(str, command)))
+    for finding in diagnose(metrics):
+        page.note(f"Careful: {finding.text}.")
     if few_shot.get("arms"):
         _few_shot(page, few_shot, method)
     if problems := (evaluation.get("labelled") or {}).get("problems"):

@@ -92,3 +92,6 @@ class PerPoint(Encoder):
         centre, real = self.encoder.embed.centres(x, valid)  # type: ignore[operator]
         at = interpolation(centre, x[..., :3], 3, real)
         return self.out(self.join(x, blank(tokens[:, self.encoder.special :], real), at, valid))
+
+    def stages(self) -> list[nn.Module]:
+        return [*self.encoder.stages(), self.join, self.out]
