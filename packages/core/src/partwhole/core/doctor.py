@@ -144,7 +144,7 @@ def _features(last: Sequence[Row]) -> list[Finding]:
 
 def _teacher(last: Sequence[Row], names: Mapping[str, str]) -> list[Finding]:
     entropy, of_mean = (_values(last, names.get(k, k)) for k in ("entropy", "entropy_of_mean"))
-    if not entropy or not of_mean or max(m - e for m, e in zip(of_mean, entropy, strict=True)) > 0.01:
+    if not entropy or not of_mean or max(m - e for m, e in zip(of_mean, entropy, strict=True)) > 0.003:
         return []
     if max(of_mean) < 0.05:
         return [
@@ -249,4 +249,4 @@ def _as_log(value: float) -> str:
     whole, power = round(math.exp(value)), 2 ** round(value / math.log(2))
     if abs(math.exp(value) - whole) <= 0.05 + 1e-6 * whole:
         return f" = ln {whole}"
-    return f" = ln {power}" if abs(value - math.log(power)) <= 1e-3 else ""
+    return f" = ln {power}" if abs(value - math.log(power)) <= 2e-3 else ""
