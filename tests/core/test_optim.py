@@ -227,10 +227,10 @@ def test_S2_momentum_and_temperature_at_first_last_and_after():
     assert momenta == pytest.approx([*one, *one])
     assert momenta[2] == 1.0
     fresh = DINO(encoder, prototypes=4, hidden=8, bottleneck=4, teacher_temperature=(0.04, 0.07))
-    told = [fresh.temperature.item()]  # of step 0
+    told = [fresh.targets.temperature.item()]  # of step 0
     for progress in (0.15, 0.3, last, after):
         fresh.after_step(progress)
-        told.append(fresh.temperature.item())
+        told.append(fresh.targets.temperature.item())
     assert told == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
 
 
