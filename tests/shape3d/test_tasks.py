@@ -37,8 +37,10 @@ def cache(tmp_path_factory) -> Path:
 
 def tiny(recipe: ShapeRecipe, cache: Path) -> ShapeRecipe:
     """The same recipe, small enough for a test."""
+    words = {"vocabulary": 16} if hasattr(recipe, "vocabulary") else {}
     return replace(
         recipe,
+        **words,
         source=Source(cache=cache, generate=12, generate_labelled=3, workers=1),
         decompose=Decompose(engine="points", points=256),
         network=replace(recipe.network, width=0.1, samples=(16, 8), neighbours=0.05, dim=32, depth=1, patches=8),

@@ -7,16 +7,35 @@ makes for each of ``Sees`` the batches that are described there.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from partwhole.core import methods as m
 from partwhole.core.encoder import Encoder
 from partwhole.core.method import Method
-from partwhole.core.methods.byol import BYOL as ByolMethod
-from partwhole.core.methods.dino import DINO as DinoMethod
-from partwhole.core.methods.mae import MAE as MaeMethod
-from partwhole.core.methods.simclr import SimCLR as SimclrMethod
 from partwhole.core.transformer import TransformerEncoder
 
-Sees = Literal["views", "crops", "masked"]
-"""views: {"views": [x, x]}; crops: the same with {"crops": [smaller x, ...]}; masked: {"x", "hidden"}."""
+Sees = Literal["views", "crops", "numbered", "hiding", "masked", "named", "blocks", "labels", "guesses", "strong"]
+"""views     {"views": [x, x]}
+crops     {"views": [x, x], "crops": [smaller x, ...]}
+numbered  the same, with {"index": number of the thing}
+hiding    the same as crops, with {"hidden": [which tokens of each view are hidden]}
+masked    {"x", "hidden"}
+named     {"x", "hidden", "ids": names of the tokens}
+blocks    {"x", "keep", "targets": blocks of tokens}
+labels    {"x", "label"}
+guesses   {"labelled": {"x", "label"}, "unlabelled": {"x"}}
+strong    {"labelled": {"x", "label"}, "unlabelled": {"views": [weakly changed x, strongly changed x]}}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a method must know of the data."""
+
+    things: int
+    """How many there are without labels."""
+    batch: int
+    """How many of them make a step."""
+    classes: int = 0
+    """Of the labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +46,27 @@ class SimCLR:
     temperature: float = 0.1
     """Of the contrast."""
 
-    def method(self, encoder: Encoder) -> Method:
-        return SimclrMethod(encoder, hidden=4 * encoder.dim, dim=encoder.dim, temperature=self.temperature)
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.SimCLR(encoder, hidden=4 * encoder.dim, dim=encoder.dim, temperature=self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCo:
+    """Find a slow teacher's embedding of the other view among many (He et al., 2020; Chen et al., 2020, 2021)."""
+
+    sees: ClassVar[Sees] = "views"
+    queue: int = 1024
+    """Embeddings of former batches as negatives; 0: those of the batch, with a predictor (version 3)."""
+    temperature: float = 0.2
+    """Of the contrast."""
+    momentum: float = 0.99
+    """Of the teacher; without a queue it rises to 1."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        d = encoder.dim
+        return m.MoCo(
+            encoder, queue=self.queue, hidden=4 * d, dim=d, temperature=self.temperature, momentum=self.momentum
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +77,98 @@ class BYOL:
     momentum: float = 0.99
     """Of the teacher at the start; 1 at the end."""
 
-    def method(self, encoder: Encoder) -> Method:
-        return ByolMethod(encoder, hidden=4 * encoder.dim, dim=encoder.dim, momentum=self.momentum)
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.BYOL(encoder, hidden=4 * encoder.dim, dim=encoder.dim, momentum=self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimSiam:
+    """Predict one's own embedding of the other view, held constant (Chen and He, 2021)."""
+
+    sees: ClassVar[Sees] = "views"
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.SimSiam(encoder, hidden=4 * encoder.dim, dim=4 * encoder.dim, bottleneck=encoder.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwAV:
+    """Predict from one view to which prototypes another is assigned, all used equally (Caron et al., 2020)."""
+
+    sees: ClassVar[Sees] = "crops"
+    prototypes: int = 128
+    """Clusters."""
+    queue: int = 512
+    """Embeddings of former batches that are assigned along, for batches smaller than the prototypes; 0: none."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        d = encoder.dim
+        return m.SwAV(encoder, prototypes=self.prototypes, hidden=4 * d, dim=d, queue=self.queue, frozen=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepCluster:
+    """Predict the cluster that a thing fell into when all were last clustered (version 2, Caron et al., 2020)."""
+
+    sees: ClassVar[Sees] = "numbered"
+    prototypes: int = 32
+    """Clusters."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        epoch = -(-given.things // given.batch)
+        return m.DeepCluster(
+            encoder, things=given.things, every=epoch, prototypes=min(self.prototypes, given.things),
+            hidden=4 * encoder.dim, dim=encoder.dim,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class OBoW:
+    """Predict from a part which of a teacher's visual words the whole has (Gidaris et al., 2021)."""
+
+    sees: ClassVar[Sees] = "crops"
+    words: int = 512
+    """Size of the vocabulary."""
+    momentum: float = 0.99
+    """Of the teacher at the start; 1 at the end."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.OBoW(encoder, words=self.words, momentum=self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarlowTwins:
+    """Each feature agrees between two views, and with no other feature (Zbontar et al., 2021)."""
+
+    sees: ClassVar[Sees] = "views"
+    redundancy: float = 0.0051
+    """Weight of correlations between features."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        d = 4 * encoder.dim
+        return m.BarlowTwins(encoder, hidden=d, dim=d, redundancy=self.redundancy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VICReg:
+    """Views agree, features vary and do not covary (Bardes et al., 2022)."""
+
+    sees: ClassVar[Sees] = "views"
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.VICReg(encoder, hidden=4 * encoder.dim, dim=4 * encoder.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeJEPA:
+    """Views agree, and embeddings are spread as a standard normal distribution (Balestriero and LeCun, 2025)."""
+
+    sees: ClassVar[Sees] = "crops"
+    weight: float = 0.05
+    """Of the test for normality."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.LeJEPA(encoder, hidden=4 * encoder.dim, dim=encoder.dim, weight=self.weight, slices=256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +181,50 @@ class DINO:
     momentum: float = 0.99
     """Of the teacher at the start; 1 at the end."""
 
-    def method(self, encoder: Encoder) -> Method:
-        d = encoder.dim
-        return DinoMethod(
-            encoder, prototypes=self.prototypes, hidden=4 * d, bottleneck=d, momentum=self.momentum, frozen=0.0
-        )
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.DINO(encoder, **_heads(self, encoder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IBOT:
+    """DINO on the whole, and on the tokens that are hidden from the student (Zhou et al., 2022)."""
+
+    sees: ClassVar[Sees] = "hiding"
+    prototypes: int = 512
+    """Size of the assignment."""
+    momentum: float = 0.99
+    """Of the teacher at the start; 1 at the end."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.IBOT(tokens_of(encoder, self), **_heads(self, encoder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINOv2:
+    """iBOT with balanced targets and two heads, and vectors that keep their distance (Oquab et al., 2023)."""
+
+    sees: ClassVar[Sees] = "hiding"
+    prototypes: int = 512
+    """Size of the assignments."""
+    momentum: float = 0.99
+    """Of the teacher at the start; 1 at the end."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.DINOv2(tokens_of(encoder, self), **_heads(self, encoder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINOv3:
+    """DINOv2, whose tokens keep looking alike as they did to an earlier teacher (Simeoni et al., 2025)."""
+
+    sees: ClassVar[Sees] = "hiding"
+    prototypes: int = 512
+    """Size of the assignments."""
+    momentum: float = 0.994
+    """Of the teacher."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.DINOv3(tokens_of(encoder, self), **_heads(self, encoder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +233,81 @@ class MAE:
 
     sees: ClassVar[Sees] = "masked"
 
-    def method(self, encoder: Encoder) -> Method:
-        return MaeMethod(tokens_of(encoder, self), dim=max(32, encoder.dim // 2), depth=2, heads=4)
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.MAE(tokens_of(encoder, self), dim=max(32, encoder.dim // 2), depth=2, heads=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BEiT:
+    """Name the hidden tokens in a vocabulary made beforehand (Bao et al., 2022)."""
+
+    sees: ClassVar[Sees] = "named"
+    vocabulary: int = 128
+    """Names of tokens: clusters of what they hold, found before training."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.BEiT(tokens_of(encoder, self), vocabulary=self.vocabulary)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IJEPA:
+    """Predict a teacher's features of blocks from the features of what is around (Assran et al., 2023)."""
+
+    sees: ClassVar[Sees] = "blocks"
+    momentum: float = 0.99
+    """Of the teacher at the start; 1 at the end."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        narrow = max(32, encoder.dim // 2)
+        return m.IJEPA(tokens_of(encoder, self), dim=narrow, depth=2, heads=4, momentum=self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data2Vec:
+    """Predict a teacher's features of the whole at the hidden tokens (Baevski et al., 2022)."""
+
+    sees: ClassVar[Sees] = "masked"
+    momentum: float = 0.99
+    """Of the teacher at the start; it rises to .9999 over the first third of the training."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        tokens = tokens_of(encoder, self)
+        layers = max(1, tokens.depth // 2)
+        return m.Data2Vec(tokens, layers=layers, momentum=(self.momentum, 0.9999, 1 / 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """Name the class of each thing whose label is known: the baseline with labels."""
+
+    sees: ClassVar[Sees] = "labels"
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.Supervised(encoder, classes=given.classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabel:
+    """Where a teacher is sure of an unlabelled thing, its answer is the label (Lee, 2013)."""
+
+    sees: ClassVar[Sees] = "guesses"
+    threshold: float = 0.95
+    """Probability from which it is sure."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.PseudoLabel(encoder, classes=given.classes, threshold=self.threshold, momentum=0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixMatch:
+    """A sure answer on a weakly changed view is the label of a strongly changed one (Sohn et al., 2020)."""
+
+    sees: ClassVar[Sees] = "strong"
+    threshold: float = 0.95
+    """Probability from which it is sure."""
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return m.FixMatch(encoder, classes=given.classes, threshold=self.threshold, momentum=0.99)
 
 
 def tokens_of(encoder: Encoder, recipe: object) -> TransformerEncoder:
@@ -80,4 +320,32 @@ def tokens_of(encoder: Encoder, recipe: object) -> TransformerEncoder:
     return encoder
 
 
-METHODS = {"simclr": SimCLR, "byol": BYOL, "dino": DINO, "mae": MAE}
+def _heads(recipe: "DINO | IBOT | DINOv2 | DINOv3", encoder: Encoder) -> dict:
+    d = encoder.dim
+    return {"prototypes": recipe.prototypes, "hidden": 4 * d, "bottleneck": d, "momentum": recipe.momentum,
+            "frozen": 0.0}  # fmt: skip
+
+
+METHODS = {
+    "simclr": SimCLR,
+    "moco": MoCo,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "swav": SwAV,
+    "deepcluster": DeepCluster,
+    "obow": OBoW,
+    "barlow": BarlowTwins,
+    "vicreg": VICReg,
+    "lejepa": LeJEPA,
+    "dino": DINO,
+    "ibot": IBOT,
+    "dinov2": DINOv2,
+    "dinov3": DINOv3,
+    "mae": MAE,
+    "beit": BEiT,
+    "ijepa": IJEPA,
+    "data2vec": Data2Vec,
+    "supervised": Supervised,
+    "pseudo-label": PseudoLabel,
+    "fixmatch": FixMatch,
+}

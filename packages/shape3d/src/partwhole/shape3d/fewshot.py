@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from partwhole.core.checkpoint import copied
-from partwhole.core.data import Stream, together
+from partwhole.core.data import Batches, Stream, together
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import mean_iou, part_iou
 from partwhole.core.fit import Fit, Run, fit
@@ -156,7 +156,7 @@ def few_shot(
     augment: Augment,
     options: FewShot,
     *,
-    joint: Callable[[Encoder], tuple[Method, Stream]] | None = None,
+    joint: Callable[[Encoder], tuple[Method, Batches]] | None = None,
     watch: Watch | None = None,
     look: Callable[[Seen], None] = lambda seen: None,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
@@ -224,7 +224,7 @@ def predicted(
     labelled: Labelled,
     augment: Augment,
     options: FewShot,
-    joint: Callable[[Encoder], tuple[Method, Stream]] | None,
+    joint: Callable[[Encoder], tuple[Method, Batches]] | None,
 ) -> Seen:
     """Train the network of ``cell`` and let it predict: a function of its arguments alone."""
     seed = options.seed + cell.draw
@@ -255,7 +255,7 @@ def trained(
     augment: Augment,
     options: FewShot,
     *,
-    joint: Callable[[Encoder], tuple[Method, Stream]] | None = None,
+    joint: Callable[[Encoder], tuple[Method, Batches]] | None = None,
 ) -> SegmentParts:
     """What ``arm`` makes of the labelled shapes ``support``; ``start`` is not changed."""
     if arm in ("scratch", "joint"):
@@ -293,7 +293,7 @@ def train(
     augment: Augment,
     options: FewShot,
     *,
-    joint: Callable[[Encoder], tuple[Method, Stream]] | None = None,
+    joint: Callable[[Encoder], tuple[Method, Batches]] | None = None,
 ) -> SegmentParts:
     """``segment``, all of it trained on labelled ``shapes`` with the one loop of core."""
     stream = Stream(shapes, augment, batch=options.batch, seed=options.seed)

@@ -1,4 +1,4 @@
-"""What every recipe on shapes shares: data, network, views of each kind, evaluation."""
+"""What every recipe on shapes shares: data, network, evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from partwhole.core import distributed
-from partwhole.core.data import Stream
+from partwhole.core.catalog import Given
+from partwhole.core.data import Batches, Stream
 from partwhole.core.encoder import Encoder
 from partwhole.core.fit import Fit, Run
-from partwhole.core.masks import hide
 from partwhole.core.method import Method
-from partwhole.core.transformer import TransformerEncoder
 from partwhole.core.watch import Quiet
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.decompose.packed import Prepared
@@ -23,23 +22,11 @@ from partwhole.shape3d.fewshot import FewShot, all_draws
 from partwhole.shape3d.labelled import Labelled
 from partwhole.shape3d.network import Network
 from partwhole.shape3d.sources import Source
-from partwhole.shape3d.views import Augment, Crops, Views
+from partwhole.shape3d.views import Augment
 
 # Axes: B shapes, L points, D features.
 
 View = Callable[[dict[str, Tensor]], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Masked:
-    """A view and which of its patches are hidden: {"x": (N, channels), "hidden": (patches,) bool}."""
-
-    augment: Augment
-    patches: int
-    ratio: float
-
-    def __call__(self, sample: dict[str, Tensor]) -> dict[str, Any]:
-        return {"x": self.augment(sample)["x"], "hidden": hide(self.patches, self.ratio)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +49,7 @@ class ShapeRecipe(ABC):
     incidental: ClassVar[frozenset[str]] = frozenset({"few_shot"})  # does not change what is trained
 
     @abstractmethod
-    def method(self, encoder: Encoder) -> Method: ...
+    def method(self, encoder: Encoder, given: Given) -> Method: ...
 
     @abstractmethod
     def view(self) -> View: ...
@@ -93,17 +80,26 @@ class ShapeRecipe(ABC):
         all_draws(labelled, self.few_shot)
         return labelled
 
-    def stream(self, samples: Sequence[dict[str, Tensor]]) -> Stream:
-        return Stream(samples, self.view(), batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
+    def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
+        """The batches of the method."""
+        return self.streamed(shapes, self.view())
+
+    def streamed(self, samples: Sequence[Any], view: View) -> Stream:
+        return Stream(samples, view, batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
 
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:
-        self.check(watch or Quiet())
+        classes = len(self.check(watch or Quiet()).categories)
+        shapes = self.prepare(watch)
         torch.manual_seed(self.fit.seed)
-        return Run(method=self.method(self.encoder()), stream=self.stream(self.prepare(watch)), evaluate=self.probe)
+        encoder = self.encoder()
+        method = self.method(encoder, Given(things=len(shapes), batch=self.batch, classes=classes))
+        return Run(method=method, stream=self.stream(shapes, encoder), evaluate=self.probe)
 
-    def joint(self, encoder: Encoder) -> tuple[Method, Stream]:
+    def joint(self, encoder: Encoder) -> tuple[Method, Batches]:
         """The self-supervised half of joint training."""
-        return self.method(encoder), self.stream(self.prepare(Quiet()))
+        shapes = self.prepare(Quiet())
+        method = self.method(encoder, Given(things=len(shapes), batch=self.batch))
+        return method, self.stream(shapes, encoder)
 
     def probe(self, method: Method) -> Mapping[str, float]:
         """While training: part IoU of a linear layer at the middle k of those that can be measured, one draw."""
@@ -121,56 +117,3 @@ class ShapeRecipe(ABC):
         from partwhole.shape3d.finish import finish
 
         return finish(self, self.per_point(encoder).to(distributed.setup(self.fit.device)), folder, watch or Quiet())
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeesViews(ShapeRecipe, ABC):
-    """Two views of each shape."""
-
-    def view(self) -> View:
-        return Views(self.augment)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeesCrops(ShapeRecipe, ABC):
-    """Two views of each shape, and crops of it: neighbourhoods of a point, and components."""
-
-    crops: int = 4
-    """Local crops per shape."""
-
-    def view(self) -> View:
-        return Crops(whole=self.augment, crops=self.crops, points=max(1, self.augment.points // 4))
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeesMasked(ShapeRecipe, ABC):
-    """One view of each shape, and which of its patches are hidden."""
-
-    network: Network = Network(name="transformer")
-    ratio: float = 0.6
-    """Share of hidden patches."""
-
-    def encoder(self) -> Encoder:
-        if self.network.name != "transformer":
-            raise ValueError(
-                f"{type(self).__name__} hides patches, which {self.network.name} has none of: leave --network.name out"
-            )
-        return self.network.transformer(6 if self.augment.normals else 3)
-
-    def per_point(self, encoder: Encoder) -> Encoder:
-        from partwhole.shape3d.transformer import PerPoint
-
-        assert isinstance(encoder, TransformerEncoder)
-        torch.manual_seed(self.fit.seed)  # of what is added: an evaluation can be repeated
-        return PerPoint(encoder).to(next(encoder.parameters()).device)
-
-    def view(self) -> View:
-        return Masked(self.augment, self.network.patches, self.ratio)
-
-    def check(self, watch: Any) -> Labelled:
-        if "joint" in self.few_shot.arms:
-            raise ValueError(
-                f"{type(self).__name__} sees part of a shape only and has no joint training: leave joint out of "
-                "few_shot.arms"
-            )
-        return super().check(watch)

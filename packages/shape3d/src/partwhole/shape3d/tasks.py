@@ -14,7 +14,8 @@ from partwhole.shape3d.acd import ComponentContrast
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.fewshot import FewShot
 from partwhole.shape3d.network import Network
-from partwhole.shape3d.recipe import SeesCrops, SeesMasked, SeesViews, ShapeRecipe, View
+from partwhole.shape3d.recipe import ShapeRecipe, View
+from partwhole.shape3d.sees import on_shapes
 from partwhole.shape3d.views import Augment
 
 # Axes: L levels of components, N points of a view.
@@ -54,7 +55,7 @@ class ACD(ShapeRecipe):
         if self.clusters and self.views < 2:
             raise ValueError(f"clusters compare the views of a shape, and views is {self.views}: give --views 2")
 
-    def method(self, encoder: Encoder) -> Method:
+    def method(self, encoder: Encoder, given: catalog.Given) -> Method:
         return ComponentContrast(
             encoder,
             loss=self.loss,
@@ -66,15 +67,6 @@ class ACD(ShapeRecipe):
 
     def view(self) -> View:
         return ComponentViews(self.augment, self.views)
-
-
-SEES = {"views": SeesViews, "crops": SeesCrops, "masked": SeesMasked}
-
-
-def on_shapes(kind: type) -> type[ShapeRecipe]:
-    """A generic method as a recipe for shapes: its options, and ours."""
-    name = {"__doc__": kind.__doc__, "__module__": __name__}
-    return dataclass(frozen=True, kw_only=True)(type(kind.__name__, (kind, SEES[kind.sees]), name))
 
 
 _PAPER = Network(width=1.0, samples=(512, 128), neighbours=1.0)
