@@ -102,8 +102,8 @@ def chunked(part: Part, logits: Tensor, rows: Sequence[slice], *, scale: Tensor 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Part, rows: Sequence[slice], logits: Tensor, scale: Tensor | None) -> Tensor:
-        ctx.part, ctx.rows, ctx.scaled = part, rows, scale is not None
-        ctx.save_for_backward(logits, *([] if scale is None else [scale]))
+        ctx.part, ctx.rows = part, rows
+        ctx.save_for_backward(logits, scale)
         value = logits.new_zeros((), dtype=_wide(logits))
         buffer = _buffer(logits, rows)
         for r in rows:
@@ -113,7 +113,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         _once()
-        logits, scale = (*ctx.saved_tensors, None)[:2]
+        logits, scale = ctx.saved_tensors
         slope, buffer = torch.zeros_like(logits), _buffer(logits, ctx.rows)
         by_scale = torch.zeros_like(scale) if scale is not None and ctx.needs_input_grad[3] else None
         for r in ctx.rows:
