@@ -87,6 +87,10 @@ def _cross_entropy(
     gradient is ever made; it has no gradient of its own.
     """
     (_, B, K), teacher = student.shape, teacher.detach()
+    if torch.compiler.is_compiling():  # it makes little of what is between, and may not know B
+        log = (widen(student) / temperature).log_softmax(-1)
+        of = [(log[s], [teacher[t] for t in some]) for s, some in enumerate(pairs) if some]
+        return -torch.stack([(weight * (q * torch.stack(p).sum(0)).sum(-1)).sum() for q, p in of]).sum()
     wide, most = widen(student[:0]), chunk(K, student.device)
     rows = [slice(s * B + r.start, s * B + r.stop) for s, some in enumerate(pairs) if some for r in rows_of(B, most)]
     target = wide.new_empty(min(most, B), K)
