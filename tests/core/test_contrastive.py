@@ -279,6 +279,15 @@ def test_P7_P11_every_option_of_sigmoid_contrast_changes_the_value_and_learns():
         assert torch.autograd.gradcheck(work, tuple(live))
 
 
+@pytest.mark.parametrize("tile", [None, 2])
+def test_a_positive_named_twice_is_one_pair_of_sigmoid_contrast(tile):
+    q, k = draw(4, 3), draw(6, 3, seed=1)
+    once = torch.tensor([[1, -1, 2], [0, -1, -1], [5, 3, -1], [-1, -1, -1]])
+    twice = torch.tensor([[1, 2, 2], [0, 0, 0], [3, 5, 3], [-1, -1, -1]])
+    one, other = (sigmoid_contrast(q, k, p, bias=-1.0, tile=tile).item() for p in (once, twice))
+    assert one == pytest.approx(other, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("work", "message"),
     [

@@ -87,16 +87,24 @@ def _cross_entropy(
     gradient is ever made; it has no gradient of its own.
     """
     (_, B, K), teacher = student.shape, teacher.detach()
+    if torch.compiler.is_compiling():  # it makes little of what is between, and may not know B
+        log = (widen(student) / temperature).log_softmax(-1)
+        of = [(log[s], [teacher[t] for t in some]) for s, some in enumerate(pairs) if some]
+        return -torch.stack([(weight * (q * torch.stack(p).sum(0)).sum(-1)).sum() for q, p in of]).sum()
     wide, most = widen(student[:0]), chunk(K, student.device)
-    rows = [slice(s * B + r.start, s * B + r.stop) for s, some in enumerate(pairs) if some for r in rows_of(B, most)]
-    target = wide.new_empty(min(most, B), K)
+    rows = [slice(s * B + r.start, s * B + r.stop) for r in rows_of(B, most) for s, some in enumerate(pairs) if some]
+    target, made = wide.new_empty(min(most, B), K), None  # most views of a student share the target of a thing
 
     def part(logits: Tensor, r: slice) -> Tensor:
+        nonlocal made
         s, b = r.start // B, slice(r.start % B, r.start % B + len(logits))
-        wanted = target[: len(logits)].copy_(teacher[pairs[s][0], b])
-        for t in pairs[s][1:]:
-            wanted += teacher[t, b]
-        wanted *= weight[b, None]
+        wanted = target[: len(logits)]
+        if made != (pairs[s], b):
+            wanted.copy_(teacher[pairs[s][0], b])
+            for t in pairs[s][1:]:
+                wanted += teacher[t, b]
+            wanted *= weight[b, None]
+            made = pairs[s], b
         mass = wanted.sum(1, keepdim=True)
         logits -= logits.amax(1, keepdim=True)
         value = -torch.linalg.vecdot(logits, wanted).sum()

@@ -99,7 +99,8 @@ def linear_cross_entropy(
     valid (...). Rows that are not valid may hold anything and never reach the layer.
     tile: so many rows at a time; at least N for all logits at once, which alone has second derivatives.
 
-    torch.nn.functional has a function of this name from 2.14 on, which takes twice the time on a CPU and masks no rows.
+    torch.nn.functional has a function of this name from 2.14 on, in less memory, which a CPU takes longer for where
+    there are many classes, and which makes all logits unless told not to.
     """
     if features.shape[:-1] != target.shape or features.shape[-1] != weight.shape[-1] or target.is_floating_point():
         raise ValueError(

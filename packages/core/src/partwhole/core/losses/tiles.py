@@ -102,8 +102,8 @@ def chunked(part: Part, logits: Tensor, rows: Sequence[slice], *, scale: Tensor 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Part, rows: Sequence[slice], logits: Tensor, scale: Tensor | None) -> Tensor:
-        ctx.part, ctx.rows, ctx.scaled = part, rows, scale is not None
-        ctx.save_for_backward(logits, *([] if scale is None else [scale]))
+        ctx.part, ctx.rows = part, rows
+        ctx.save_for_backward(logits, scale)
         value = logits.new_zeros((), dtype=_wide(logits))
         buffer = _buffer(logits, rows)
         for r in rows:
@@ -113,17 +113,20 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         _once()
-        logits, *rest = ctx.saved_tensors
-        scale = rest[0] if rest else None
-        slope, buffer = torch.zeros_like(logits), _buffer(logits, ctx.rows)
+        logits, scale = ctx.saved_tensors
+        covered = sum(r.stop - r.start for r in ctx.rows) == len(logits)
+        slope = torch.empty_like(logits) if covered else torch.zeros_like(logits)
+        # the gradient is made where it stays, unless that is too narrow to compute in
+        buffer = None if slope.dtype == _wide(logits) else _buffer(logits, ctx.rows)
         by_scale = torch.zeros_like(scale) if scale is not None and ctx.needs_input_grad[3] else None
         for r in ctx.rows:
-            some = _filled(buffer, logits[r], scale)
+            some = _filled(slope[r] if buffer is None else buffer, logits[r], scale)
             ctx.part(some, r)
-            some *= grads[0]
             if by_scale is not None:
-                by_scale += (some * logits[r]).sum()
-            slope[r] = some if scale is None else some.mul_(scale)
+                by_scale += grads[0] * (some * logits[r]).sum()
+            some *= grads[0] if scale is None else grads[0] * scale
+            if buffer is not None:
+                slope[r] = some
         return None, None, slope, by_scale
 
 
@@ -136,7 +139,10 @@ def _buffer(logits: Tensor, rows: Sequence[slice]) -> Tensor:
 
 
 def _filled(buffer: Tensor, logits: Tensor, scale: Tensor | None) -> Tensor:
-    some = buffer[: len(logits)].copy_(logits)
+    some = buffer[: len(logits)]
+    if scale is not None and some.dtype == logits.dtype:
+        return torch.mul(logits, scale, out=some)
+    some.copy_(logits)
     return some if scale is None else some.mul_(scale)
 
 
