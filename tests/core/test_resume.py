@@ -108,6 +108,16 @@ def test_resuming_after_kill_9_at_a_random_step_is_exact(cases, tmp_path, worker
     assert lines(folder) == lines(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_every_method_survives_kill_9_at_random_moments():
+    """Two kills each; ``python tests/core/kills.py 50`` for a longer campaign."""
+    kills = Path(__file__).with_name("kills.py")
+    command = [sys.executable, "-W", "ignore", str(kills), str(len(GENERIC)), str(time.time_ns() % 2**31)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+
 def test_a_finished_run_says_so_and_is_not_trained_again(cases, tmp_path):
     texts = []
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ class NotSaved(OSError):
 
 def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
     """Let ``fill`` fill a new file beside ``path``, sync it, and put it in its place at once; NotSaved if it fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    mine = f".{path.name}.{platform.node()}."
+    temporary = path.with_name(f"{mine}{os.getpid()}.new")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -24,6 +26,7 @@ def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            _tidy(path.parent, mine)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -33,6 +36,17 @@ def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _tidy(folder: Path, begins: str) -> None:
+    """Remove what processes of this machine were writing when they were killed."""
+    for left in folder.glob(f"{begins}*.new"):
+        try:
+            os.kill(int(left.name[len(begins) : -len(".new")]), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            continue  # not ours
 
 
 def write_json(path: Path, value: Any) -> None:
