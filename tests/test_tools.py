@@ -139,7 +139,7 @@ def test_a_recipe_without_evaluation_says_where_its_encoder_is(tools, capsys):
 
 def test_expected_errors_are_one_line_and_defects_keep_their_traceback(toy, capsys):
     assert toy("--batch", "13") == 2
-    assert "run.py: hiding a part of 1 positions" in capsys.readouterr().err
+    assert "run.py: hiding a part of 1 tokens" in capsys.readouterr().err
     with pytest.raises(ValueError, match="hiding a part"):
         toy("--batch", "13", "--traceback")
     with pytest.raises(KeyError, match="a defect"):

@@ -297,6 +297,13 @@ def test_losses_are_weighted_over_ranks_by_what_they_count():
     assert sum(parts) == pytest.approx(total, rel=1e-9)
 
 
+def test_a_second_derivative_is_refused_and_not_silently_wrong():
+    feature = torch.randn(1, 5, 3, dtype=torch.float64, requires_grad=True)
+    loss = group_contrast(feature, torch.tensor([[0, 0, 1, 1, 2]]))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, feature, create_graph=True)
+
+
 @pytest.mark.slow
 def test_P16_memory_is_bounded():
     """Peak memory beyond the inputs, forward and backward, against that of matrices of all pairs."""
@@ -314,14 +321,14 @@ info_nce(q[:50], q[:50], tile=10).backward()
 group_info_nce(f[:, :50], g[:, :50]).backward()
 group_contrast(f[:, :50], g[:, :50]).backward()
 print(peak(lambda: info_nce(q, q, tile=500)), peak(lambda: group_info_nce(f, g)), peak(lambda: group_contrast(f, g)))
-print(peak(lambda: info_nce(q, q)))
+print(peak(lambda: info_nce(q, q, tile=len(q))))
 """
     exact = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # freed memory goes back at once, so a peak is a peak
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=exact)
     tiled, prototypes, pairs, full = map(float, done.stdout.split())
     matrix = 6000 * 6000 * 4 / 2**20  # 137 MB
-    assert full > 2 * matrix, "the full one must be larger, or this test measures nothing"
+    assert full > matrix, "the full one must be larger, or this test measures nothing"
     assert tiled < matrix / 2
     assert prototypes < 60
     assert pairs < 60, "one matrix of all pairs alone has 128 MB, and plain code keeps several"

@@ -86,7 +86,7 @@ def byol(**options):
 def dino(temperature=(0.04, 0.07), *, centred=True):
     method = DINO(encoder(), prototypes=64, hidden=64, bottleneck=16, momentum=0.9, teacher_temperature=temperature)
     if not centred:
-        method.center.momentum = 1.0  # it stays at 0
+        method.targets.center.momentum = 1.0  # it stays at 0
     return method
 
 

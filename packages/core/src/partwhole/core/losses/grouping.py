@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from partwhole.core.losses.precision import in_float32, inverse_norm, positive_temperature, unit
+from partwhole.core.losses.tiles import once
 
 
 @in_float32
@@ -174,6 +175,7 @@ class _PairSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        once()
         (slope,) = ctx.saved_tensors
         return grads[0] * slope, None, None, None, None, None, None, None
 

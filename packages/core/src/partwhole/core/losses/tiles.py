@@ -86,7 +86,7 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        _once()
+        once()
         return None, None, None, *(None if slope is None else slope * grads[0] for slope in ctx.saved_tensors)
 
 
@@ -112,7 +112,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        _once()
+        once()
         logits, scale = ctx.saved_tensors
         covered = sum(r.stop - r.start for r in ctx.rows) == len(logits)
         slope = torch.empty_like(logits) if covered else torch.zeros_like(logits)
@@ -146,7 +146,7 @@ def _filled(buffer: Tensor, logits: Tensor, scale: Tensor | None) -> Tensor:
     return some if scale is None else some.mul_(scale)
 
 
-def _once() -> None:
+def once() -> None:
     """RuntimeError where a second derivative is asked for: the gradient kept is a constant, and it would be wrong."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise RuntimeError(
