@@ -12,12 +12,15 @@ from partwhole.core.encoder import Encoder
 from partwhole.core.method import Method
 from partwhole.core.transformer import TransformerEncoder
 
-Sees = Literal["views", "crops", "numbered", "hiding", "masked", "named", "blocks", "labels", "guesses", "strong"]
+Sees = Literal[
+    "views", "crops", "numbered", "hiding", "masked", "kept", "named", "blocks", "labels", "guesses", "strong"
+]
 """views     {"views": [x, x]}
 crops     {"views": [x, x], "crops": [smaller x, ...]}
 numbered  the same, with {"index": number of the thing}
 hiding    the same as crops, with {"hidden": [which tokens of each view are hidden]}
 masked    {"x", "hidden"}
+kept      {"x", "keep": the tokens that are not hidden, as many for each thing}
 named     {"x", "hidden", "ids": names of the tokens}
 blocks    {"x", "keep", "targets": blocks of tokens}
 labels    {"x", "label"}
@@ -231,7 +234,7 @@ class DINOv3:
 class MAE:
     """Hide most tokens and rebuild what they held (He et al., 2022)."""
 
-    sees: ClassVar[Sees] = "masked"
+    sees: ClassVar[Sees] = "kept"
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.MAE(tokens_of(encoder, self), dim=max(32, encoder.dim // 2), depth=2, heads=4)

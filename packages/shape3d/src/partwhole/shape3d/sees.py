@@ -19,6 +19,7 @@ from partwhole.core.encoder import Embed, Encoder
 from partwhole.core.masks import hide, target_blocks
 from partwhole.core.tokenizer import Tokenizer
 from partwhole.core.transformer import TransformerEncoder
+from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.decompose.packed import Prepared
 from partwhole.shape3d.fewshot import draw
 from partwhole.shape3d.labelled import Labelled
@@ -43,6 +44,7 @@ class SeesCrops(ShapeRecipe, ABC):
 
     crops: int = 4
     """Local crops per shape."""
+    decompose: Decompose = Decompose(engine="points")
 
     def view(self) -> View:
         return Crops(whole=self.augment, crops=self.crops, points=max(1, self.augment.points // 4))
@@ -166,6 +168,25 @@ class SeesMasked(SeesPatches, ABC):
         return Masked(self.augment, self.network.patches, self.ratio)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The same, with the patches that are left in the place of those that are hidden: {"x", "keep": (K,)}."""
+
+    masked: Masked
+
+    def __call__(self, sample: Sample) -> Sample:
+        seen = self.masked(sample)
+        return {"x": seen["x"], "keep": (~seen["hidden"]).nonzero()[:, 0]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeesKept(SeesMasked, ABC):
+    """The same."""
+
+    def view(self) -> View:
+        return Kept(super().view())  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeesNamed(SeesMasked, ABC):
     """The same, and what patches are called: the nearest of so many clusters of patches, found before training."""
@@ -287,6 +308,7 @@ SEES: dict[Sees, type[ShapeRecipe]] = {
     "numbered": SeesNumbered,
     "hiding": SeesHiding,
     "masked": SeesMasked,
+    "kept": SeesKept,
     "named": SeesNamed,
     "blocks": SeesBlocks,
     "labels": SeesLabels,
