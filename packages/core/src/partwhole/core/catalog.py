@@ -268,7 +268,7 @@ class Data2Vec:
 
     sees: ClassVar[Sees] = "masked"
     momentum: float = 0.99
-    """Share of its weights that the teacher keeps in a step; then .9999 after a third. Higher: slower, steadier."""
+    """Share of its weights that the teacher keeps in a step, at first; .9999 after a third. Higher: it is slower."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         tokens = tokens_of(encoder, self)
