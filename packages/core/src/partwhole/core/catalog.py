@@ -47,7 +47,7 @@ class SimCLR:
 
     sees: ClassVar[Sees] = "views"
     temperature: float = 0.1
-    """Of the contrast."""
+    """What cosines are divided by: the lower, the more the nearest negatives count; the higher, the more all alike."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.SimCLR(encoder, hidden=4 * encoder.dim, dim=encoder.dim, temperature=self.temperature)
@@ -59,11 +59,11 @@ class MoCo:
 
     sees: ClassVar[Sees] = "views"
     queue: int = 1024
-    """Embeddings of former batches as negatives; 0: those of the batch, with a predictor (version 3)."""
+    """Embeddings of former batches as negatives (more: harder); 0: those of the batch, with a predictor (version 3)."""
     temperature: float = 0.2
-    """Of the contrast."""
+    """What cosines are divided by: the lower, the more the nearest negatives count; the higher, the more all alike."""
     momentum: float = 0.99
-    """Of the teacher; without a queue it rises to 1."""
+    """Share of its weights that the teacher keeps in a step; rises to 1 without a queue. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         d = encoder.dim
@@ -78,7 +78,7 @@ class BYOL:
 
     sees: ClassVar[Sees] = "views"
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.BYOL(encoder, hidden=4 * encoder.dim, dim=encoder.dim, momentum=self.momentum)
@@ -100,7 +100,7 @@ class SwAV:
 
     sees: ClassVar[Sees] = "crops"
     prototypes: int = 128
-    """Clusters."""
+    """Clusters: more are finer, and want a larger batch or queue, since all are used equally."""
     queue: int = 512
     """Embeddings of former batches that are assigned along, for batches smaller than the prototypes; 0: none."""
 
@@ -115,7 +115,7 @@ class DeepCluster:
 
     sees: ClassVar[Sees] = "numbered"
     prototypes: int = 32
-    """Clusters."""
+    """Clusters in each of three clusterings, at most as many as things: more are finer."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         epoch = -(-given.things // given.batch)
@@ -131,9 +131,9 @@ class OBoW:
 
     sees: ClassVar[Sees] = "crops"
     words: int = 512
-    """Size of the vocabulary."""
+    """Size of the vocabulary, the latest tokens of the teacher: more tell finer things apart."""
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.OBoW(encoder, words=self.words, momentum=self.momentum)
@@ -145,7 +145,7 @@ class BarlowTwins:
 
     sees: ClassVar[Sees] = "views"
     redundancy: float = 0.0051
-    """Weight of correlations between features."""
+    """Weight of correlations between features: the higher, the less one repeats another, and the less views agree."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         d = 4 * encoder.dim
@@ -168,7 +168,7 @@ class LeJEPA:
 
     sees: ClassVar[Sees] = "crops"
     weight: float = 0.05
-    """Of the test for normality."""
+    """Share of the test for normality in the loss, the rest is agreement of views. Higher: embeddings spread evenly."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.LeJEPA(encoder, hidden=4 * encoder.dim, dim=encoder.dim, weight=self.weight, slices=256)
@@ -180,9 +180,9 @@ class DINO:
 
     sees: ClassVar[Sees] = "crops"
     prototypes: int = 512
-    """Size of the assignment."""
+    """Prototypes that things are assigned to: more tell finer things apart, and cost memory."""
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.DINO(encoder, **_heads(self, encoder))
@@ -194,9 +194,9 @@ class IBOT:
 
     sees: ClassVar[Sees] = "hiding"
     prototypes: int = 512
-    """Size of the assignment."""
+    """Prototypes that things are assigned to: more tell finer things apart, and cost memory."""
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.IBOT(tokens_of(encoder, self), **_heads(self, encoder))
@@ -208,9 +208,9 @@ class DINOv2:
 
     sees: ClassVar[Sees] = "hiding"
     prototypes: int = 512
-    """Size of the assignments."""
+    """Prototypes that things are assigned to, and as many for tokens: more tell finer things apart, and cost memory."""
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.DINOv2(tokens_of(encoder, self), **_heads(self, encoder))
@@ -222,9 +222,9 @@ class DINOv3:
 
     sees: ClassVar[Sees] = "hiding"
     prototypes: int = 512
-    """Size of the assignments."""
+    """Prototypes that things are assigned to, and as many for tokens: more tell finer things apart, and cost memory."""
     momentum: float = 0.994
-    """Of the teacher."""
+    """Share of its weights that the teacher keeps in a step, throughout. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.DINOv3(tokens_of(encoder, self), **_heads(self, encoder))
@@ -246,7 +246,7 @@ class BEiT:
 
     sees: ClassVar[Sees] = "named"
     vocabulary: int = 128
-    """Names of tokens: clusters of what they hold, found before training."""
+    """Names of tokens: clusters of what they hold, found before training. More ask for finer detail."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.BEiT(tokens_of(encoder, self), vocabulary=self.vocabulary)
@@ -258,7 +258,7 @@ class IJEPA:
 
     sees: ClassVar[Sees] = "blocks"
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         narrow = max(32, encoder.dim // 2)
@@ -271,7 +271,7 @@ class Data2Vec:
 
     sees: ClassVar[Sees] = "masked"
     momentum: float = 0.99
-    """Of the teacher at the start; it rises to .9999 over the first third of the training."""
+    """Share of its weights that the teacher keeps in a step, at first; .9999 after a third. Higher: it is slower."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         tokens = tokens_of(encoder, self)
@@ -295,7 +295,7 @@ class PseudoLabel:
 
     sees: ClassVar[Sees] = "guesses"
     threshold: float = 0.95
-    """Probability from which it is sure."""
+    """Probability from which it is sure: the higher, the fewer things are taught, and the fewer of them wrongly."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.PseudoLabel(encoder, classes=given.classes, threshold=self.threshold, momentum=0.99)
@@ -307,7 +307,7 @@ class FixMatch:
 
     sees: ClassVar[Sees] = "strong"
     threshold: float = 0.95
-    """Probability from which it is sure."""
+    """Probability from which it is sure: the higher, the fewer things are taught, and the fewer of them wrongly."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.FixMatch(encoder, classes=given.classes, threshold=self.threshold, momentum=0.99)

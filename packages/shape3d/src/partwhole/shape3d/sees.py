@@ -43,7 +43,7 @@ class SeesCrops(ShapeRecipe, ABC):
     """Two views of each shape, and crops of it: neighbourhoods of a point, and components."""
 
     crops: int = 4
-    """Local crops per shape."""
+    """Local crops per shape: each adds its share of the time, and of what is to be told from a part."""
     decompose: Decompose = Decompose(engine="points")
 
     def view(self) -> View:
@@ -134,9 +134,9 @@ class SeesHiding(SeesPatches, SeesCrops, ABC):
     """Two views of each shape, some with patches hidden, and crops of it."""
 
     ratio: tuple[float, float] = (0.1, 0.5)
-    """Share of hidden patches, drawn from this range."""
+    """Share of hidden patches, drawn from this range: the higher, the less is left to tell them from."""
     chance: float = 0.5
-    """That a view has any."""
+    """Chance that a view has any hidden patches; the others are seen whole."""
 
     def view(self) -> View:
         return Hiding(super().view(), self.network.patches, self.ratio, self.chance)
@@ -162,7 +162,7 @@ class SeesMasked(SeesPatches, ABC):
     """One view of each shape, and which of its patches are hidden."""
 
     ratio: float = 0.6
-    """Share of hidden patches."""
+    """Share of hidden patches: the higher, the less is left to tell them from."""
 
     def view(self) -> View:
         return Masked(self.augment, self.network.patches, self.ratio)
