@@ -28,7 +28,8 @@ def write(folder: Path, seed: int, loss: str, values: list[float]) -> Path:
     identity = {"task": "acd", "loss": loss, "fit": {"seed": seed, "steps": 3}}
     (folder / "run.json").write_text(json.dumps({"task": "acd", "recipe_name": None, "identity": identity}))
     arms = {"scratch": {"1": {"category_iou": [0.5, 0.6]}}, "linear": {"1": {"category_iou": values}}}
-    (folder / "evaluation.json").write_text(json.dumps({"few_shot": {"arms": arms}}))
+    classification = {"svm": {"pretrained": [0.9, 0.7]}}
+    (folder / "evaluation.json").write_text(json.dumps({"few_shot": {"arms": arms}, "classification": classification}))
     return folder
 
 
@@ -38,9 +39,9 @@ def test_seeds_are_one_row_and_both_spreads_are_told(compare, tmp_path, capsys):
     compare.main([str(f) for f in folders])
     lines = capsys.readouterr().out.splitlines()
     draws, seeds = stdev([0.65, 0.85]), stdev([0.7, 0.8])
-    assert f"| acd-prototype | 2 | linear | 0.750 ± {draws:.3f} ({seeds:.3f}) |" in lines
-    assert f"| acd-prototype | 1 | scratch | 0.550 ± {stdev([0.5, 0.6]):.3f} |" in lines
-    assert "| acd-pair | 1 | linear | 0.400 ± 0.000 |" in lines
+    assert f"| acd-prototype | 2 | linear | 0.750 ± {draws:.3f} ({seeds:.3f}) | 0.800 ± 0.141 (0.000) |" in lines
+    assert f"| acd-prototype | 1 | scratch | 0.550 ± {stdev([0.5, 0.6]):.3f} | - |" in lines
+    assert "| acd-pair | 1 | linear | 0.400 ± 0.000 | 0.800 ± 0.141 |" in lines
 
 
 def test_arms_of_one_run_may_lie_in_two_folders_and_other_draws_are_another_row(compare, tmp_path, capsys):
