@@ -24,8 +24,8 @@ from partwhole.shape3d.pointnet2 import Everywhere, Group, PointNet2, Propagate
 from partwhole.shape3d.transformer import PerPoint, PointPatches
 
 
-def patches(channels: int) -> TransformerEncoder:
-    return TransformerEncoder(PointPatches(channels, 16, patches=10, size=6), dim=16, depth=1, heads=2)
+def patches(channels: int, per: int | None = None) -> TransformerEncoder:
+    return TransformerEncoder(PointPatches(channels, 16, patches=10, size=6, per=per), dim=16, depth=1, heads=2)
 
 
 ENCODERS = {
@@ -35,6 +35,7 @@ ENCODERS = {
     "dgcnn": lambda channels: DGCNN(channels, width=0.1, neighbours=6, dim=12),
     "dgcnn-layer": lambda channels: DGCNN(channels, width=0.1, neighbours=6, dim=12, norm="layer"),
     "transformer": lambda channels: PerPoint(patches(channels)),
+    "transformer-crops": lambda channels: PerPoint(patches(channels, per=5)),
 }
 every = pytest.mark.parametrize("name", ENCODERS)
 
@@ -98,6 +99,11 @@ def test_a_shape_in_a_padded_batch_is_as_alone(name, gradient):
         y = encoder(x, valid=valid)
         for b, n in enumerate(lengths):
             close(y[b, :n], encoder(x[b : b + 1, :n])[0])
+
+
+def test_a_crop_has_fewer_patches_than_the_whole():
+    encoder = patches(3, per=5)
+    assert [encoder(cloud(1, P, 3).float()).shape[1] for P in (3, 12, 50, 90)] == [1, 2, 10, 10]
 
 
 def test_patches_that_repeat_a_point_say_nothing():

@@ -26,7 +26,7 @@ class Network:
     depth: int = 4
     """Blocks of the transformer."""
     patches: int = 64
-    """Patches of the transformer, of 32 points each."""
+    """Patches of the transformer, of 32 points each; at most one for 8 points."""
 
     def build(self, channels: int) -> Encoder:
         """With fresh weights, for points of 3 channels, or 6 with normals."""
@@ -48,5 +48,5 @@ class Network:
         """Over patches of points."""
         from partwhole.shape3d.transformer import PointPatches
 
-        embed = PointPatches(channels, self.dim, patches=self.patches)
+        embed = PointPatches(channels, self.dim, patches=self.patches, per=8)
         return TransformerEncoder(embed, dim=self.dim, depth=self.depth, heads=max(1, self.dim // 32))

@@ -97,6 +97,11 @@ class SeesPatches(ShapeRecipe, ABC):
     def encoder(self) -> Encoder:
         return self.network.transformer(6 if self.augment.normals else 3)
 
+    @property
+    def patches(self) -> int:
+        """How many a view has."""
+        return self.encoder().embed.count(self.augment.points)  # type: ignore[union-attr,operator]
+
     def per_point(self, encoder: Encoder) -> Encoder:
         from partwhole.shape3d.transformer import PerPoint
 
@@ -139,7 +144,7 @@ class SeesHiding(SeesPatches, SeesCrops, ABC):
     """Chance that a view has any hidden patches; the others are seen whole."""
 
     def view(self) -> View:
-        return Hiding(super().view(), self.network.patches, self.ratio, self.chance)
+        return Hiding(super().view(), self.patches, self.ratio, self.chance)
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ class SeesMasked(SeesPatches, ABC):
     """Share of hidden patches: the higher, the less is left to tell them from."""
 
     def view(self) -> View:
-        return Masked(self.augment, self.network.patches, self.ratio)
+        return Masked(self.augment, self.patches, self.ratio)
 
 
 @dataclass(frozen=True)
