@@ -313,3 +313,9 @@ def test_an_unknown_backend_and_a_missing_package_are_refused(tmp_path: Path, mo
         quickly(boxes(tmp_path / "shapes", 1), tmp_path / "cache", backend="slurm")
     with pytest.raises(RuntimeError, match=r"needs a package that is not here .*ray"):
         quickly(tmp_path / "shapes", tmp_path / "cache", backend="ray")
+
+
+def test_engine_none_samples_points_and_cuts_nothing(tmp_path: Path) -> None:
+    prepared = quickly(boxes(tmp_path / "in", 2), tmp_path / "cache", options={"engine": "none"})
+    assert [one["engine"] for one in prepared.records] == ["none"] * 2
+    assert all(not sample["component"].any() and len(sample["points"]) == 300 for sample in prepared)

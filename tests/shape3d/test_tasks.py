@@ -197,6 +197,16 @@ def test_an_evaluation_that_cannot_be_written_names_the_file(cache, tmp_path):
         recipe.finish(recipe.encoder(), tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_a_method_without_components_is_reported_without_them(cache, tmp_path):
+    recipe = replace(tiny(TASKS["simclr"](), cache), decompose=Decompose(engine="none", points=256))
+    page = Path(recipe.finish(recipe.encoder(), tmp_path)["report"]).read_text()
+    assert "The shapes without labels" in page
+    assert "components per shape" not in page
+    with pytest.raises(ValueError, match="ACD learns from components"):
+        replace(TASKS["acd"](), decompose=Decompose(engine="none"))
+
+
 def test_recipes_by_name_are_of_their_task_and_differ():
     for task, named in RECIPES.items():
         assert all(type(recipe) is TASKS[task] for recipe in named.values())

@@ -234,3 +234,8 @@ def test_the_share_that_stays_unturned_is_the_one_asked_for():
         kept = sum(torch.allclose(x.sort(0).values, sample["points"].sort(0).values) for x in seen) / len(seen)
         assert abs(kept - share) < 0.08
         assert share not in (0, 1) or kept == share
+
+
+def test_a_shape_that_is_one_component_is_cropped_by_neighbourhood():
+    sample = {"points": torch.rand(100, 3), "component": torch.zeros(1, 100, dtype=torch.long)}
+    assert len(Crops(by_component=1.0, share=(0.2, 0.3)).crop(sample)) <= 30

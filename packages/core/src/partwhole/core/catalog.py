@@ -12,12 +12,15 @@ from partwhole.core.encoder import Encoder
 from partwhole.core.method import Method
 from partwhole.core.transformer import TransformerEncoder
 
-Sees = Literal["views", "crops", "numbered", "hiding", "masked", "named", "blocks", "labels", "guesses", "strong"]
+Sees = Literal[
+    "views", "crops", "numbered", "hiding", "masked", "kept", "named", "blocks", "labels", "guesses", "strong"
+]
 """views     {"views": [x, x]}
 crops     {"views": [x, x], "crops": [smaller x, ...]}
 numbered  the same, with {"index": number of the thing}
 hiding    the same as crops, with {"hidden": [which tokens of each view are hidden]}
 masked    {"x", "hidden"}
+kept      {"x", "keep": the tokens that are not hidden, as many for each thing}
 named     {"x", "hidden", "ids": names of the tokens}
 blocks    {"x", "keep", "targets": blocks of tokens}
 labels    {"x", "label"}
@@ -44,7 +47,7 @@ class SimCLR:
 
     sees: ClassVar[Sees] = "views"
     temperature: float = 0.1
-    """Of the contrast."""
+    """What cosines are divided by: the lower, the more the nearest negatives count; the higher, the more all alike."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.SimCLR(encoder, hidden=4 * encoder.dim, dim=encoder.dim, temperature=self.temperature)
@@ -56,11 +59,11 @@ class MoCo:
 
     sees: ClassVar[Sees] = "views"
     queue: int = 1024
-    """Embeddings of former batches as negatives; 0: those of the batch, with a predictor (version 3)."""
+    """Embeddings of former batches as negatives (more: harder); 0: those of the batch, with a predictor (version 3)."""
     temperature: float = 0.2
-    """Of the contrast."""
+    """What cosines are divided by: the lower, the more the nearest negatives count; the higher, the more all alike."""
     momentum: float = 0.99
-    """Of the teacher; without a queue it rises to 1."""
+    """Share of its weights that the teacher keeps in a step; rises to 1 without a queue. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         d = encoder.dim
@@ -75,7 +78,7 @@ class BYOL:
 
     sees: ClassVar[Sees] = "views"
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.BYOL(encoder, hidden=4 * encoder.dim, dim=encoder.dim, momentum=self.momentum)
@@ -97,7 +100,7 @@ class SwAV:
 
     sees: ClassVar[Sees] = "crops"
     prototypes: int = 128
-    """Clusters."""
+    """Clusters: more are finer, and want a larger batch or queue, since all are used equally."""
     queue: int = 512
     """Embeddings of former batches that are assigned along, for batches smaller than the prototypes; 0: none."""
 
@@ -112,7 +115,7 @@ class DeepCluster:
 
     sees: ClassVar[Sees] = "numbered"
     prototypes: int = 32
-    """Clusters."""
+    """Clusters in each of three clusterings, at most as many as things: more are finer."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         epoch = -(-given.things // given.batch)
@@ -128,9 +131,9 @@ class OBoW:
 
     sees: ClassVar[Sees] = "crops"
     words: int = 512
-    """Size of the vocabulary."""
+    """Size of the vocabulary, the latest tokens of the teacher: more tell finer things apart."""
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.OBoW(encoder, words=self.words, momentum=self.momentum)
@@ -142,7 +145,7 @@ class BarlowTwins:
 
     sees: ClassVar[Sees] = "views"
     redundancy: float = 0.0051
-    """Weight of correlations between features."""
+    """Weight of correlations between features: the higher, the less one repeats another, and the less views agree."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         d = 4 * encoder.dim
@@ -165,7 +168,7 @@ class LeJEPA:
 
     sees: ClassVar[Sees] = "crops"
     weight: float = 0.05
-    """Of the test for normality."""
+    """Share of the test for normality in the loss, the rest is agreement of views. Higher: embeddings spread evenly."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.LeJEPA(encoder, hidden=4 * encoder.dim, dim=encoder.dim, weight=self.weight, slices=256)
@@ -176,9 +179,9 @@ class Assigning:
     """What DINO and those after it share: a student tells to which prototypes its teacher assigns a thing."""
 
     prototypes: int = 512
-    """Size of an assignment."""
+    """Prototypes that things, and hidden tokens, are assigned to: more tell finer ones apart, and cost memory."""
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def heads(self, encoder: Encoder) -> dict[str, Any]:
         d = encoder.dim
@@ -222,7 +225,7 @@ class DINOv3(Assigning):
 
     sees: ClassVar[Sees] = "hiding"
     momentum: float = 0.994
-    """Of the teacher."""
+    """Share of its weights that the teacher keeps in a step, throughout. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.DINOv3(tokens_of(encoder, self), **self.heads(encoder))
@@ -232,7 +235,7 @@ class DINOv3(Assigning):
 class MAE:
     """Hide most tokens and rebuild what they held (He et al., 2022)."""
 
-    sees: ClassVar[Sees] = "masked"
+    sees: ClassVar[Sees] = "kept"
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.MAE(tokens_of(encoder, self), dim=max(32, encoder.dim // 2), depth=2, heads=4)
@@ -244,7 +247,7 @@ class BEiT:
 
     sees: ClassVar[Sees] = "named"
     vocabulary: int = 128
-    """Names of tokens: clusters of what they hold, found before training."""
+    """Names of tokens: clusters of what they hold, found before training. More ask for finer detail."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.BEiT(tokens_of(encoder, self), vocabulary=self.vocabulary)
@@ -256,7 +259,7 @@ class IJEPA:
 
     sees: ClassVar[Sees] = "blocks"
     momentum: float = 0.99
-    """Of the teacher at the start; 1 at the end."""
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         narrow = max(32, encoder.dim // 2)
@@ -269,7 +272,7 @@ class Data2Vec:
 
     sees: ClassVar[Sees] = "masked"
     momentum: float = 0.99
-    """Of the teacher at the start; it rises to .9999 over the first third of the training."""
+    """Share of its weights that the teacher keeps in a step, at first; .9999 after a third. Higher: it is slower."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         tokens = tokens_of(encoder, self)
@@ -293,7 +296,7 @@ class PseudoLabel:
 
     sees: ClassVar[Sees] = "guesses"
     threshold: float = 0.95
-    """Probability from which it is sure."""
+    """Probability from which it is sure: the higher, the fewer things are taught, and the fewer of them wrongly."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.PseudoLabel(encoder, classes=given.classes, threshold=self.threshold, momentum=0.99)
@@ -305,7 +308,7 @@ class FixMatch:
 
     sees: ClassVar[Sees] = "strong"
     threshold: float = 0.95
-    """Probability from which it is sure."""
+    """Probability from which it is sure: the higher, the fewer things are taught, and the fewer of them wrongly."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return m.FixMatch(encoder, classes=given.classes, threshold=self.threshold, momentum=0.99)

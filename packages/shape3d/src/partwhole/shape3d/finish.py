@@ -79,7 +79,8 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     if svm:
         evaluation["classification"] = {"svm": svm}
         files.write_json(folder / "evaluation.json", evaluation)
-    shown = [_decomposed(prepared, i) for i in range(0, len(prepared), max(1, len(prepared) // 12))][:12]
+    some = range(0, len(prepared), max(1, len(prepared) // 12))[:12]
+    shown = [_decomposed(prepared, i) for i in some if recipe.decompose.engine != "none"]
     predictions = sorted((int(i), part.long()) for i, part in load_file(folder / PREDICTIONS).items())
     every = max(1, len(predictions) // SHOWN)
     shown += _pictured([_predicted(labelled, i, part) for i, part in predictions[::every][:SHOWN]])

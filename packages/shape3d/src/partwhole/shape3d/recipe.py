@@ -38,7 +38,7 @@ class ShapeRecipe(ABC):
     labelled: Path | None = None
     """Labelled shapes to evaluate on: ShapeNetPart, LPSB, or .npz with points and labels; default: generated shapes."""
     source: Source = Source()
-    decompose: Decompose = Decompose()
+    decompose: Decompose = Decompose(engine="none")
     network: Network = Network()
     augment: Augment = Augment(points=512)
     batch: int = 16

@@ -235,7 +235,8 @@ def _classification(page: Page, classification: Mapping[str, Any], method: str) 
 
 
 def _decomposition(page: Page, found: Mapping[str, Any]) -> None:
-    page.section("The decomposition behind it")
+    whole = found.get("engine") == "none"
+    page.section("The shapes without labels" if whole else "The decomposition behind it")
     names = {
         "engine": "engine",
         "shapes": "shapes",
@@ -243,7 +244,7 @@ def _decomposition(page: Page, found: Mapping[str, Any]) -> None:
         "fallbacks": "needed another engine than the first",
     }
     rows: list[list[Any]] = [[text, found[key]] for key, text in names.items() if found.get(key) is not None]
-    failed, components = found.get("failed") or [], found.get("components") or {}
+    failed, components = found.get("failed") or [], {} if whole else found.get("components") or {}
     rows.append(["failed", len(failed)])
     if (seconds := found.get("seconds")) is not None:
         rows.append(["CPU time", f"{seconds:,.0f} s"])
@@ -310,5 +311,5 @@ def _about(decomposition: Mapping[str, Any], method: str) -> str:
     usable = decomposition["shapes"] - len(decomposition.get("failed") or []) - decomposition.get("left", 0)
     engine = decomposition.get("engine")
     return f"{method} pre-training on {usable:,} shapes without labels" + (
-        f", decomposed by {engine}." if engine else "."
+        f", decomposed by {engine}." if engine and engine != "none" else "."
     )

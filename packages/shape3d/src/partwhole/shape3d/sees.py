@@ -19,6 +19,7 @@ from partwhole.core.encoder import Embed, Encoder
 from partwhole.core.masks import hide, target_blocks
 from partwhole.core.tokenizer import Tokenizer
 from partwhole.core.transformer import TransformerEncoder
+from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.decompose.packed import Prepared
 from partwhole.shape3d.fewshot import draw
 from partwhole.shape3d.labelled import Labelled
@@ -42,7 +43,8 @@ class SeesCrops(ShapeRecipe, ABC):
     """Two views of each shape, and crops of it: neighbourhoods of a point, and components."""
 
     crops: int = 4
-    """Local crops per shape."""
+    """Local crops per shape: each adds its share of the time, and of what is to be told from a part."""
+    decompose: Decompose = Decompose(engine="points")
 
     def view(self) -> View:
         return Crops(whole=self.augment, crops=self.crops, points=max(1, self.augment.points // 4))
@@ -132,9 +134,9 @@ class SeesHiding(SeesPatches, SeesCrops, ABC):
     """Two views of each shape, some with patches hidden, and crops of it."""
 
     ratio: tuple[float, float] = (0.1, 0.5)
-    """Share of hidden patches, drawn from this range."""
+    """Share of hidden patches, drawn from this range: the higher, the less is left to tell them from."""
     chance: float = 0.5
-    """That a view has any."""
+    """Chance that a view has any hidden patches; the others are seen whole."""
 
     def view(self) -> View:
         return Hiding(super().view(), self.network.patches, self.ratio, self.chance)
@@ -160,10 +162,29 @@ class SeesMasked(SeesPatches, ABC):
     """One view of each shape, and which of its patches are hidden."""
 
     ratio: float = 0.6
-    """Share of hidden patches."""
+    """Share of hidden patches: the higher, the less is left to tell them from."""
 
     def view(self) -> View:
         return Masked(self.augment, self.network.patches, self.ratio)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The same, with the patches that are left in the place of those that are hidden: {"x", "keep": (K,)}."""
+
+    masked: Masked
+
+    def __call__(self, sample: Sample) -> Sample:
+        seen = self.masked(sample)
+        return {"x": seen["x"], "keep": (~seen["hidden"]).nonzero()[:, 0]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeesKept(SeesMasked, ABC):
+    """The same."""
+
+    def view(self) -> View:
+        return Kept(super().view())  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +308,7 @@ SEES: dict[Sees, type[ShapeRecipe]] = {
     "numbered": SeesNumbered,
     "hiding": SeesHiding,
     "masked": SeesMasked,
+    "kept": SeesKept,
     "named": SeesNamed,
     "blocks": SeesBlocks,
     "labels": SeesLabels,

@@ -50,8 +50,11 @@ class ACD(ShapeRecipe):
     """Clusters into which components of all shapes are sorted beside the contrast; 0: none. Needs two views."""
     cluster_weight: float = 1.0
     """Weight of the clusters' loss."""
+    decompose: Decompose = Decompose()
 
     def __post_init__(self) -> None:
+        if self.decompose.engine == "none":
+            raise ValueError("ACD learns from components, and decompose.engine is 'none': choose auto, coacd, ...")
         if self.clusters and self.views < 2:
             raise ValueError(f"clusters compare the views of a shape, and views is {self.views}: give --views 2")
 

@@ -209,5 +209,6 @@ class Crops:
         if "component" in sample and torch.rand(()) < self.by_component:
             inside = component_of(torch.as_tensor(sample["component"]), centre)
             around = neighbourhood(points, centre, max(1, int(low * size)))
-            return inside if len(inside) >= len(around) else torch.cat([inside, around]).unique()
+            if len(inside) < size:  # the whole is no crop
+                return inside if len(inside) >= len(around) else torch.cat([inside, around]).unique()
         return neighbourhood(points, centre, max(1, int(size * float(torch.empty(()).uniform_(low, high)))))

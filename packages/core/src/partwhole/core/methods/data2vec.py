@@ -23,8 +23,8 @@ class Data2Vec(Method):
     of ``masked_smooth_l1``, None the squared error. ``momentum`` is three numbers: it rises along a line from the first
     to the second until the third, a fraction of the training, has passed.
 
-    As the paper's code for images; for speech and text the paper takes what the MLP of a block gives before it is
-    added, and for speech normalises over time, which is left out.
+    As the paper's code for images, whose published commands keep the momentum at .9998; for speech and text the paper
+    takes what the MLP of a block gives before it is added, and for speech normalises over time, which is left out.
     """
 
     encoder: TransformerEncoder

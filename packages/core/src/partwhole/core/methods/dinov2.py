@@ -14,7 +14,8 @@ class DINOv2(Method):
 
     ``koleo`` is the weight of that loss, which is added for every view, on vectors before the head. ``whole``,
     ``hidden`` and ``koleo`` are the losses, the last without its weight.
-    Otherwise than the authors' code: neighbours are sought among the things of all processes, not of each.
+    Otherwise than the authors' code: neighbours are sought among the things of all processes, not of each; prototypes
+    keep length 1, where theirs learn it.
     """
 
     encoder: TransformerEncoder

@@ -22,7 +22,8 @@ class DINOv3(Method):
     hidden from the student. ``whole``, ``hidden``, ``koleo`` and ``gram`` are the losses, without their weights.
 
     Otherwise than the authors' code: the Gram teacher sees the same views, not larger ones; prototypes keep length 1;
-    the teacher's temperature rises for longer (``targets.WARMUP``); the weights of the losses do not change.
+    the teacher's temperature rises for longer (``targets.WARMUP``); the Gram teacher is refreshed to the end, not three
+    times; from ``start`` on the momentum and the weight of crops stay as they were (there: .999, and half).
     """
 
     encoder: TransformerEncoder

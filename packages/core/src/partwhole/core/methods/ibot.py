@@ -13,7 +13,8 @@ class IBOT(Method):
     ``SelfDistillation``. The paper hides blocks of 10 to 50 % of the tokens, in half of the views.
 
     The rest is DINO's. ``whole`` and ``hidden`` are the two losses, which are added up.
-    Otherwise than the authors' code: the centre of tokens is that of hidden ones, since no other passes a head.
+    Otherwise than the authors' code: the centre of tokens is that of hidden ones, since no other passes a head; the MLP
+    of the head starts as torch starts it, here and in the methods that follow.
     """
 
     encoder: TransformerEncoder

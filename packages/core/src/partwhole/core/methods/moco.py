@@ -29,8 +29,8 @@ class MoCo(Method):
     There is no shuffling of batches for BatchNorm. Shuffling hides that a query and its positive were normalised by the
     same few things of one GPU; here BatchNorm takes its statistics over all processes. What is left of the leak, that a
     positive shares its batch's statistics and the queue does not, goes with the default ``norm=None`` and an encoder
-    with layer norm. Also left out: version 3's factor of 2 * temperature before the loss, its third layer of the
-    projection and its norm after the last one, and the frozen patch embedding.
+    with layer norm. Also left out: version 3's factor of 2 * temperature before the sum of both losses, of which this
+    is the mean, its third layer of the projection and its norm after the last one, and the frozen patch embedding.
     """
 
     def __init__(

@@ -29,7 +29,8 @@ class OBoW(Method):
 
     Otherwise than the authors: one level of features; the last tokens themselves are words, taken from places in turn,
     where they average 3 x 3 neighbours at random ones; LayerNorm in the small network, where words of all processes
-    would count as often as there are processes in BatchNorm; the student sees large views too, and predicts the others.
+    would count as often as there are processes in BatchNorm; the student sees large views too, and predicts the others;
+    the loss is a cross entropy, a constant above their divergence, and a mean where they add up two kinds of crops.
     """
 
     def __init__(

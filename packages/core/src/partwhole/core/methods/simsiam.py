@@ -17,7 +17,7 @@ class SimSiam(Method):
     BYOL without its teacher, and with other networks: the projector has three layers and ends in a norm without
     weights, the predictor is narrow in the middle (``bottleneck``). With ``norm=None`` nothing is normalised.
     ``std`` is near 1 where embeddings fill the sphere, 0 where they have collapsed.
-    Unlike the paper's, the networks have GELU and biases before norms.
+    Unlike the paper's, the networks have GELU and biases before norms, and the predictor's learning rate falls too.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from partwhole.shape3d.decompose import hulls
 from partwhole.shape3d.files import Geometry, join, normalise, proper
 
 FORMAT = 1  # of the cached entries; part of every key: a change of this code that changes results raises it
-ENGINES = ("auto", "coacd", "vhacd", "points")
+ENGINES = ("auto", "coacd", "vhacd", "points", "none")
 LIMITS = ("cpu_seconds", "wall_seconds", "memory_mb")  # not part of the key: they bound the work, they do not define it
 
 
@@ -24,8 +24,9 @@ class Decompose:
     """How shapes are cut into nearly convex components."""
 
     engine: str = "auto"
-    """auto (CoACD for meshes, points for clouds), coacd, vhacd, points, or your own function as "package.module:name",
-    called as name(vertices, faces, threshold, options) -> list of hull vertices (n, 3)."""
+    """auto (CoACD for meshes, points for clouds), coacd, vhacd, points, none (points are sampled, and the shape is one
+    component), or your own function as "package.module:name", called as name(vertices, faces, threshold, options) ->
+    list of hull vertices (n, 3)."""
     thresholds: tuple[float, ...] = (0.1,)
     """Concavity at which cutting stops; every threshold gives a level of components, and all are stored."""
     mcts_iterations: int = 60
@@ -80,6 +81,8 @@ class Decompose:
 
 def stages(engine: str, is_mesh: bool) -> list[str]:
     """The engines to try, in order. A cloud can only be decomposed as points."""
+    if engine == "none":
+        return ["none"]
     if not is_mesh:
         return ["points"]
     if engine in ("auto", "coacd"):
@@ -93,6 +96,8 @@ def run(stage: str, geometry: Geometry, points: np.ndarray, options: Decompose) 
     `geometry` must be in the same frame as the points. Raises RuntimeError or ValueError where the engine returns
     nothing usable; the engine itself may do worse, so call it in a process that may die.
     """
+    if stage == "none":
+        return np.zeros((len(options.thresholds), len(points)), np.int64)
     if stage == "points":
         from partwhole.shape3d.decompose.points import decompose_points_levels
 
