@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import DTYPES, check_case, coin, cos, draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from partwhole.core.losses import (
     distill,
@@ -17,23 +17,6 @@ from partwhole.core.losses import (
     masked_smooth_l1,
     negative_cosine,
 )
-from partwhole.core.testing import check_loss
-
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def coin(*shape: int, chance: float = 0.5, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
-
-
-def cos(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
-
 
 # ------------------------------------------------------------------ loops from the formulas
 
@@ -172,8 +155,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_P6_loss_equals_loops_and_its_gradient_is_right(case):
     """With P4 (order), P14 (zeros, equal rows), padding, half precision and what must be constant."""
-    options = dict(CASES[case])
-    check_loss(options.pop("loss"), *options.pop("inputs"), **options)
+    check_case(**CASES[case])
 
 
 # ------------------------------------------------------------------ info_nce
