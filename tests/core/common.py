@@ -39,6 +39,16 @@ def cos(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
 
 
+def softmax(x: Tensor) -> Tensor:
+    """Of (K,), by plain arithmetic."""
+    return (x - x.max()).exp() / (x - x.max()).exp().sum()
+
+
+def cross_entropy(target: Tensor, logits: Tensor, temperature: float = 0.1) -> Tensor:
+    """Of (K,), by plain arithmetic."""
+    return -(target * softmax(logits / temperature).log()).sum()
+
+
 def check_case(*, loss: Callable[..., Tensor], inputs: Iterable[Tensor], **options: Any) -> None:
     """``check_loss`` of a row of a table."""
     check_loss(loss, *inputs, **options)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from common import check_options, coin, most
+from common import check_options, coin, cross_entropy, most, softmax
 from common import single as draw
 from torch import Tensor, nn
 
@@ -111,14 +111,6 @@ def test_P11_every_option_changes_the_loss(kind):
 
 
 # ------------------------------------------------------------------ what the papers say
-
-
-def softmax(x: Tensor) -> Tensor:
-    return (x - x.max()).exp() / (x - x.max()).exp().sum()
-
-
-def cross_entropy(target: Tensor, logits: Tensor, temperature: float = 0.1) -> Tensor:
-    return -(target * softmax(logits / temperature).log()).sum()
 
 
 def weights(module: nn.Module) -> Tensor:
