@@ -166,6 +166,20 @@ def test_padding_is_not_measured_whatever_stands_before_it(cls):
     assert got[0] == pytest.approx(got[1], rel=1e-4)
 
 
+def test_prototypes_of_two_heads_are_not_taken_for_each_other(cases):
+    """DINOv2's, for the whole and for tokens: the third of one is not the third of the other."""
+    method, stream = cases.make("dinov2")
+    batch, chosen = next(iter(stream(0))), []
+    for head in method.distillation.heads:
+        head.register_forward_hook(lambda module, x, y: chosen.append((module, y.flatten(0, -2).argmax(-1))))
+    monitor = Monitor(method)
+    with monitor.watching(batch):
+        method(batch)
+    pairs = {(id(module), k) for module, of in chosen for k in of.tolist()}
+    could = min(sum(len(of) for _, of in chosen), 2 * 16)
+    assert monitor.values()["prototypes/used"] == pytest.approx(len(pairs) / could)
+
+
 def test_no_more_than_so_many_rows_are_measured_and_nothing_of_one_thing(cases):
     method, _ = cases.make("rows")
     monitor = Monitor(method)

@@ -13,6 +13,7 @@ Axes: N rows, D features, K prototypes, B batch, L tokens, V views.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,7 +97,8 @@ class Monitor:
         self.handles = [encoder.register_forward_hook(self._encoded, with_kwargs=True)]
         for module in method.modules():
             if isinstance(module, Prototypes) and id(module) not in theirs:
-                self.handles.append(module.register_forward_hook(self._compared))
+                self.handles.append(module.register_forward_hook(partial(self._compared, self.count)))
+                self.count += len(module.weight)
 
     @contextmanager
     def watching(self, batch: Any, now: bool = True) -> Iterator[None]:
@@ -135,10 +137,10 @@ class Monitor:
             picked = kwargs.get("keep") is not None  # then they stand in another order
             self.pooled.append(_pool(tokens, None if picked else module.real(args[0], kwargs.get("valid"))))
 
-    def _compared(self, module: nn.Module, args: Any, scores: Tensor) -> None:
+    def _compared(self, first: int, module: nn.Module, args: Any, scores: Tensor) -> None:
+        """``first``: how many prototypes the heads before this one have."""
         if self.on:
-            self.count = scores.shape[-1]
-            self.chosen.append(scores.detach().flatten(0, -2).argmax(-1))
+            self.chosen.append(scores.detach().flatten(0, -2).argmax(-1) + first)
 
 
 def _pool(tokens: Tensor, real: Tensor | None) -> Tensor:
