@@ -19,5 +19,5 @@ def test_an_example_runs_and_what_it_prints_improves(path, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d", done.stdout), "it prints a number"
-    for before, after in re.findall(r"([\d.]+) before, ([\d.]+) after", done.stdout):
-        assert float(after) > float(before) + 0.1, done.stdout
+    for before, percent, after in re.findall(r"([\d.]+)(%?) before, ([\d.]+)%? after", done.stdout):
+        assert float(after) > float(before) + (5 if percent else 0.1), done.stdout

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +63,19 @@ def test_the_namespace_has_no_init():
 def test_no_file_is_longer_than_400_lines():
     long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(f.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_what_text_and_messages_name_in_core_is_there():
+    """A message that says core.masks.hide, say, must lead somewhere after hide has moved."""
+    pages = [*FILES, *(f for at in ("tools/**/*.py", "examples/*.py", "*.md", "docs/*.md") for f in ROOT.glob(at))]
+    gone = []
+    for page in pages:
+        for name in set(re.findall(r"\bcore(?:\.[a-zA-Z_]\w*)+", page.read_text())):
+            try:
+                pkgutil.resolve_name(f"partwhole.{name}")
+            except (ImportError, AttributeError) as error:
+                gone.append(f"{page.relative_to(ROOT)}: {name} ({error})")
+    assert not gone
 
 
 def test_S8_importing_core_changes_nothing_and_takes_less_than_half_a_second():

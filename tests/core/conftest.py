@@ -16,12 +16,6 @@ def cases():
 
 
 @pytest.fixture(scope="session")
-def toys(cases):
-    """The module of short trainings that go well, or collapse."""
-    return importlib.import_module("toys")
-
-
-@pytest.fixture(scope="session")
 def ranks(cases):
     """Three processes that run checks together; started once."""
     started = cases.Ranks(3)

@@ -102,6 +102,19 @@ def collectives():
     }
 
 
+def buffers():
+    """A buffer that each rank makes its own: after wrapping, and after a pass with it changed on the last rank."""
+    method, stream = make("obow")
+    torch.manual_seed(distributed.rank())
+    method.words.rows.normal_()
+    model, rows = distributed.wrap(method).eval(), []
+    rows.append(method.words.rows.clone())
+    if distributed.rank() == distributed.world() - 1:
+        method.words.rows.mul_(2)
+    model(next(iter(stream(0))))
+    return [*rows, method.words.rows]
+
+
 def changes_with_others():
     """InfoNCE on rank 0 with and without another rank's data changed, and how many rows were gathered."""
     from partwhole.core.methods.simclr import SimCLR

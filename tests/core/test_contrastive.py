@@ -7,27 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from common import check_case, coin, cos, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from partwhole.core.losses import info_nce, nt_xent, sigmoid_contrast
-from partwhole.core.testing import check_loss
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def coin(*shape: int, chance: float = 0.5, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
-
-
-def cos(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
 
 
 # ------------------------------------------------------------------ loops from the formulas
@@ -92,8 +80,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_P6_loss_equals_loops_and_its_gradient_is_right(case):
-    options = dict(CASES[case])
-    check_loss(options.pop("loss"), *options.pop("inputs"), **options)
+    check_case(**CASES[case])
 
 
 # ------------------------------------------------------------------ tiles

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from common import cross_entropy, softmax
 from torch import Tensor, nn
 
 from partwhole.core.encoder import Vectors
@@ -42,14 +43,6 @@ def exact(kind: str, **options):
 def tokens(net: nn.Module, x: Tensor, **more) -> Tensor:
     """Those of one thing alone, in float64."""
     return net(x[None], **more)[0]
-
-
-def softmax(x: Tensor) -> Tensor:
-    return (x - x.max()).exp() / (x - x.max()).exp().sum()
-
-
-def cross_entropy(target: Tensor, logits: Tensor, temperature: float = 0.1) -> Tensor:
-    return -(target * softmax(logits / temperature).log()).sum()
 
 
 def spread_evenly(logits: Tensor, temperature: float) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +13,6 @@ from partwhole.core.fit import fit
 from partwhole.core.watch import Quiet
 
 quick = settings(max_examples=50, deadline=None, derandomize=True)
-
-
-HEALTHY = ("simclr", "byol", "byol, layer norm", "simsiam", "dino", "mae")
-COLLAPSED = ("simclr, dead", "simclr, constant", "simclr, too high a rate", "byol, dead", "byol, no predictor")
-COLLAPSED += ("vicreg, only invariance", "dino, not centred", "dino, too hot")
 
 
 class Heard(Quiet):
@@ -49,8 +45,8 @@ def rows(count=40, **values):
 # ------------------------------------------------------------------ whole trainings
 
 
-@pytest.mark.parametrize("name", HEALTHY)
-def test_E3_nothing_is_said_of_a_run_that_learns(toys, name, tmp_path):
+@pytest.mark.parametrize("name", toys.HEALTHY)
+def test_E3_nothing_is_said_of_a_run_that_learns(name, tmp_path):
     heard = Heard()
     fit(*toys.train(*toys.HEALTHY[name], doctor="stop"), tmp_path, watch=heard)
     assert heard.said == []
@@ -59,8 +55,8 @@ def test_E3_nothing_is_said_of_a_run_that_learns(toys, name, tmp_path):
     assert [f for i in range(40) for f in diagnose(lines[:i])] == []
 
 
-@pytest.mark.parametrize("name", COLLAPSED)
-def test_E3_a_run_that_collapses_is_told_so(toys, name, tmp_path):
+@pytest.mark.parametrize("name", toys.COLLAPSED)
+def test_E3_a_run_that_collapses_is_told_so(name, tmp_path):
     make, view, options, words = toys.COLLAPSED[name]
     heard = Heard()
     fit(*toys.train(make, view, **options), tmp_path, watch=heard)
@@ -69,7 +65,7 @@ def test_E3_a_run_that_collapses_is_told_so(toys, name, tmp_path):
     assert any(f.collapsed for f in diagnose(journal.read(tmp_path / "metrics.jsonl")))
 
 
-def test_E3_a_dead_run_has_no_gradient_and_only_the_monitor_tells(toys, tmp_path):
+def test_E3_a_dead_run_has_no_gradient_and_only_the_monitor_tells(tmp_path):
     """NT-Xent of equal rows: the encoder gets a gradient of exactly 0, the loss stays at ln(candidates)."""
     make, view, *_ = toys.COLLAPSED["simclr, dead"]
     run, options = toys.train(make, view, steps=60)
@@ -84,7 +80,7 @@ def test_E3_a_dead_run_has_no_gradient_and_only_the_monitor_tells(toys, tmp_path
     assert "dead features" not in kinds(without)
 
 
-def test_E3_a_run_may_be_stopped_saved_and_gone_on_with(toys, tmp_path):
+def test_E3_a_run_may_be_stopped_saved_and_gone_on_with(tmp_path):
     make, view, *_ = toys.COLLAPSED["simclr, dead"]
     with pytest.raises(Collapsed, match=r"step 30: training has collapsed: std of .* --fit.doctor tell goes on") as e:
         fit(*toys.train(make, view, steps=45, doctor="stop"), tmp_path, watch=Quiet())

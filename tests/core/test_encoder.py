@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import coin, draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -13,21 +14,11 @@ from partwhole.core.norm import BatchNorm
 from partwhole.core.threads import ranks
 from partwhole.core.transformer import Transformer, TransformerEncoder, attention_mask, pack
 
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-
 
 def encoder(**options) -> TransformerEncoder:
     torch.manual_seed(0)
     options = {"dim": 8, "depth": 2, "heads": 2, **options}
     return TransformerEncoder(Vectors(3, 8, length=12), **options).double().eval()
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def coin(*shape: int, chance: float = 0.5, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
 
 
 @quick

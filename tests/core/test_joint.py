@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from common import single as draw
 
 from partwhole.core.encoder import Vectors
 from partwhole.core.method import Batch, Joint
@@ -14,10 +14,6 @@ from partwhole.core.methods.simclr import SimCLR
 from partwhole.core.transformer import TransformerEncoder
 
 D = 12
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def views() -> Batch:

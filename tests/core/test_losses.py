@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import DTYPES, check_case, coin, cos, draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from partwhole.core.losses import (
     distill,
@@ -17,23 +17,6 @@ from partwhole.core.losses import (
     masked_smooth_l1,
     negative_cosine,
 )
-from partwhole.core.testing import check_loss
-
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def coin(*shape: int, chance: float = 0.5, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
-
-
-def cos(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
-
 
 # ------------------------------------------------------------------ loops from the formulas
 
@@ -96,11 +79,6 @@ def loop_masked_smooth_l1(prediction, target, hidden, valid, beta=0.7):
     return sum(terms) / len(terms)
 
 
-def loop_masked_cross_entropy(logits, target, hidden, valid):
-    terms = [logits[at].exp().sum().log() - logits[at][target[at]] for at in counted(hidden, valid)]
-    return sum(terms) / len(terms)
-
-
 F = draw(4, 6, 5)  # feature
 V = coin(4, 6, chance=0.75)  # valid
 CASES = {
@@ -151,13 +129,6 @@ CASES = {
         valid=3,
         count=lambda p, t, h, v: (h & v).sum(),
     ),
-    "masked_cross_entropy": dict(
-        loss=lambda p, t, h, v: masked_cross_entropy(p, t, h, valid=v),
-        reference=loop_masked_cross_entropy,
-        inputs=(F, torch.arange(24).view(4, 6) % 5, coin(4, 6, seed=2), V),
-        valid=3,
-        count=lambda p, t, h, v: (h & v).sum(),
-    ),
     "masked_mse, normalised": dict(
         loss=lambda p, t, h, v: masked_mse(p, t, h, valid=v, normalise=True),
         reference=lambda p, t, h, v: loop_masked_mse(p, t, h, v, normalise=True),
@@ -172,8 +143,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_P6_loss_equals_loops_and_its_gradient_is_right(case):
     """With P4 (order), P14 (zeros, equal rows), padding, half precision and what must be constant."""
-    options = dict(CASES[case])
-    check_loss(options.pop("loss"), *options.pop("inputs"), **options)
+    check_case(**CASES[case])
 
 
 # ------------------------------------------------------------------ info_nce

@@ -4,19 +4,14 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from partwhole.core.losses import bag_of_words, sinkhorn
 from partwhole.core.methods.assignment import balanced
 from partwhole.core.threads import ranks
-
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def loop_sinkhorn(scores: Tensor, temperature: float, iterations: int) -> Tensor:

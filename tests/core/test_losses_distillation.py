@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import DTYPES, coin, draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,17 +11,6 @@ from torch.utils._pytree import tree_leaves
 
 from partwhole.core.losses import distill, distillation, masked_distill
 from partwhole.core.testing import check_loss
-
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def coin(*shape: int, chance: float = 0.5, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
 
 
 def loop(student: Tensor, teacher: Tensor, hidden: Tensor, temperature: float = 0.1) -> Tensor:

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import DTYPES, check_case, coin, cos, draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,26 +18,10 @@ from partwhole.core.losses import (
     group_means,
     group_pairs,
 )
-from partwhole.core.testing import check_loss
-
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def whole(high: int, *shape: int, low: int = 0, seed: int = 0) -> Tensor:
     return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
-
-
-def coin(*shape: int, chance: float = 0.5, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
-
-
-def cos(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
 
 
 def loop_group_info_nce(feature, group, valid=None, temperature=0.1, coarse=None):
@@ -118,8 +103,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_P6_loss_equals_loops_and_its_gradient_is_right(case):
     """With P4 (order), P14 (zeros, equal rows), padding, half precision and what must be constant."""
-    options = dict(CASES[case])
-    check_loss(options.pop("loss"), *options.pop("inputs"), **options)
+    check_case(**CASES[case])
 
 
 # ------------------------------------------------------------------ groups

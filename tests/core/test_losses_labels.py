@@ -4,18 +4,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import check_case, draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from partwhole.core.losses import consistency, cross_entropy
-from partwhole.core.testing import check_loss
-
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def loop_cross_entropy(logits, label, smoothing=0.0):
@@ -72,8 +65,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_P6_loss_equals_loops_and_its_gradient_is_right(case):
     """With P4 (order), P14 (zeros, equal rows), padding, half precision and what must be constant."""
-    options = dict(CASES[case])
-    check_loss(options.pop("loss"), *options.pop("inputs"), **options)
+    check_case(**CASES[case])
 
 
 @quick

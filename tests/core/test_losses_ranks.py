@@ -120,9 +120,6 @@ def anchored(live: Tensor, at: slice) -> Tensor:
     return loss * distributed.share(VALID[at].sum(1).square().sum())
 
 
-HELPERS = {"bag_of_words", "group_means", "group_pairs", "sinkhorn"}  # no losses
-
-
 def twins(live: Tensor, at: slice) -> Tensor:
     return barlow(distributed.gather(live), distributed.gather(live * OTHER[at]))
 

@@ -5,20 +5,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import DTYPES, draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from partwhole.core.losses import barlow, sigreg, vicreg
 from partwhole.core.losses.redundancy import _off_diagonal
 from partwhole.core.testing import check_loss
-
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def variance(column: Tensor, over: int) -> Tensor:

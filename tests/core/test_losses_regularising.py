@@ -5,25 +5,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import DTYPES, check_case, cos, draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from partwhole.core import distributed
 from partwhole.core.losses import gram_anchoring, koleo
-from partwhole.core.testing import check_loss
 from partwhole.core.threads import ranks
-
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def cos(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
 
 
 def loop_koleo(x: Tensor, eps: float = 1e-4) -> Tensor:
@@ -84,8 +73,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_P6_loss_equals_loops_and_its_gradient_is_right(case):
-    options = dict(CASES[case])
-    check_loss(options.pop("loss"), *options.pop("inputs"), **options)
+    check_case(**CASES[case])
 
 
 # ------------------------------------------------------------------ koleo

@@ -5,20 +5,12 @@ import math
 
 import pytest
 import torch
+from common import check_case, coin, draw
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from partwhole.core.losses import distill, linear_cross_entropy, masked_cross_entropy
-from partwhole.core.testing import check_loss
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def coin(*shape: int, chance: float = 0.5, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
 
 
 def loop_cross_entropy(logits, target, counted):
@@ -60,8 +52,7 @@ W = draw(5, 3, seed=4).bfloat16().double()  # the same number in every dtype
 
 @pytest.mark.parametrize("case", CASES)
 def test_P6_loss_equals_loops_and_its_gradient_is_right(case):
-    options = dict(CASES[case])
-    check_loss(options.pop("loss"), *options.pop("inputs"), **options)
+    check_case(**CASES[case])
 
 
 @pytest.mark.parametrize("tile", [1, 4, 7, None])

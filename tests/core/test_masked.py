@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from common import check_options, coin
+from common import single as draw
 from torch import Tensor
 
 from partwhole.core.encoder import Vectors
@@ -16,14 +18,6 @@ from partwhole.core.testing import check_method
 from partwhole.core.transformer import Transformer, TransformerEncoder
 
 B, L, D, V = 5, 9, 12, 7
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def coin(*shape: int, chance: float = 0.5, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
 
 
 def encoder(**options) -> TransformerEncoder:
@@ -159,19 +153,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_P11_every_option_changes_the_loss(name):
-    seen, batch = [], batch_of(name, padded())
-    for options in OPTIONS[name]:
-        torch.manual_seed(0)
-        method, losses = MAKE[name](**options), []
-        for step in range(3):
-            loss = method(batch)["loss"]
-            with torch.no_grad():
-                for p, g in zip(trained(method), torch.autograd.grad(loss, trained(method)), strict=True):
-                    p.sub_(g, alpha=0.5)
-            method.after_step(step / 4)
-            losses.append(round(loss.item(), 7))
-        assert losses not in seen, f"{options} changes nothing, or what another does"
-        seen.append(losses)
+    check_options(MAKE[name], batch_of(name, padded()), OPTIONS[name], steps=12)
 
 
 # ------------------------------------------------------------------ by other means, in float64

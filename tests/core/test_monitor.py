@@ -10,9 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from partwhole.core.encoder import Vectors
 from partwhole.core.evaluate import spread
 from partwhole.core.fit import Fit, Run, fit
+from partwhole.core.methods.simclr import SimCLR
 from partwhole.core.monitor import ROWS, Monitor, alignment, rankme, uniformity, used
+from partwhole.core.transformer import TransformerEncoder
 from partwhole.core.watch import Lines, Quiet
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
@@ -145,6 +148,36 @@ def test_what_is_watched_is_the_features_of_the_views(cases):
     assert monitor.values() == {}
     monitor.close()
     assert not method.encoder._forward_hooks
+
+
+@pytest.mark.parametrize("cls", [False, True])
+def test_padding_is_not_measured_whatever_stands_before_it(cls):
+    """A mask is of positions; with a CLS token there is one token more."""
+    torch.manual_seed(0)
+    net = TransformerEncoder(Vectors(3, 8, length=9), dim=8, depth=1, heads=2, cls=cls)
+    method, x = SimCLR(net, hidden=8, dim=4), torch.randn(2, 5, 9, 3)
+    valid = torch.arange(9) < torch.tensor([3, 4, 5, 6, 2])[:, None]
+    monitor, got = Monitor(method), []
+    for length in (6, 9):
+        batch = {"views": list(x[:, :, :length]), "valid": [valid[:, :length]] * 2}
+        with monitor.watching(batch):
+            method(batch)
+        got.append(monitor.values())
+    assert got[0] == pytest.approx(got[1], rel=1e-4)
+
+
+def test_prototypes_of_two_heads_are_not_taken_for_each_other(cases):
+    """DINOv2's, for the whole and for tokens: the third of one is not the third of the other."""
+    method, stream = cases.make("dinov2")
+    batch, chosen = next(iter(stream(0))), []
+    for head in method.distillation.heads:
+        head.register_forward_hook(lambda module, x, y: chosen.append((module, y.flatten(0, -2).argmax(-1))))
+    monitor = Monitor(method)
+    with monitor.watching(batch):
+        method(batch)
+    pairs = {(id(module), k) for module, of in chosen for k in of.tolist()}
+    could = min(sum(len(of) for _, of in chosen), 2 * 16)
+    assert monitor.values()["prototypes/used"] == pytest.approx(len(pairs) / could)
 
 
 def test_no_more_than_so_many_rows_are_measured_and_nothing_of_one_thing(cases):

@@ -55,6 +55,14 @@ def test_gather_start_mean_share_and_total_with_uneven_rows(ranks):
         assert got["dtypes"] == [torch.bool, torch.bfloat16, torch.float16, torch.int64]
 
 
+def test_buffers_begin_as_those_of_rank_0_and_are_not_sent_again(ranks):
+    """They may be as large as a queue or a memory; that they stay alike is up to methods, and tested of all above."""
+    (first, same), (begun, own) = ranks(2, "buffers")
+    assert torch.equal(first, begun)
+    assert torch.equal(first, same)
+    assert torch.equal(own, 2 * first)
+
+
 def test_everything_is_an_identity_in_one_process():
     from partwhole.core import distributed as d
 

@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from common import check_options, coin, cross_entropy, most, softmax
+from common import single as draw
 from torch import Tensor, nn
 
 from partwhole.core.encoder import Encoder, Prototypes, Vectors, Wrapped
@@ -30,14 +32,6 @@ def encoder(cls: bool = False) -> TransformerEncoder:
     return net
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def coin(*shape: int, chance: float = 0.7, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
-
-
 def views(lengths: tuple[int, ...] = (9, 9), padding: bool = True, crops: bool = True) -> Batch:
     batch: Batch = {
         "views": [draw(5, n, 3, seed=i) for i, n in enumerate(lengths)],
@@ -45,11 +39,11 @@ def views(lengths: tuple[int, ...] = (9, 9), padding: bool = True, crops: bool =
     }
     batch["hidden"][0][2] = False
     if padding:
-        batch["valid"] = [coin(5, n, seed=10 + i) for i, n in enumerate(lengths)]
+        batch["valid"] = [most(5, n, seed=10 + i) for i, n in enumerate(lengths)]
     if crops:
         batch["crops"] = [draw(5, n, 3, seed=20 + n) for n in (4, 4, 6)]
         if padding:
-            batch["crops_valid"] = [coin(5, n) for n in (4, 4, 6)]
+            batch["crops_valid"] = [most(5, n) for n in (4, 4, 6)]
     return batch
 
 
@@ -93,22 +87,6 @@ def test_the_contract(case):
     check_method(build, batch)
 
 
-def train(method: Method, batch: Batch, steps: int = 3) -> list[float]:
-    torch.manual_seed(1)
-    losses = []
-    for step in range(steps):
-        out = method(batch)
-        out["loss"].backward()
-        with torch.no_grad():
-            for p in method.parameters():
-                if p.grad is not None:
-                    p.sub_(p.grad, alpha=0.02)
-        method.zero_grad()
-        method.after_step((step + 1) / steps)
-        losses.append(round(out["loss"].item(), 7))
-    return losses
-
-
 SHARED = [
     {},
     {"prototypes": 11},
@@ -129,22 +107,10 @@ OPTIONS = {
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_P11_every_option_changes_the_loss(kind):
     always = {"start": 0.2, "refresh": 0.9} if kind == "dinov3" else {}
-    seen = []
-    for option in OPTIONS[kind]:
-        torch.manual_seed(0)
-        seen.append(train(make(kind, **{**always, **option}), views(), 4))
-        assert seen[-1] not in seen[:-1], f"{option} changes nothing, or what another does"
+    check_options(lambda **option: make(kind, **{**always, **option}), views(), OPTIONS[kind], steps=4, rate=0.02)
 
 
 # ------------------------------------------------------------------ what the papers say
-
-
-def softmax(x: Tensor) -> Tensor:
-    return (x - x.max()).exp() / (x - x.max()).exp().sum()
-
-
-def cross_entropy(target: Tensor, logits: Tensor, temperature: float = 0.1) -> Tensor:
-    return -(target * softmax(logits / temperature).log()).sum()
 
 
 def weights(module: nn.Module) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from common import draw
 from torch import Tensor, nn
 
 from partwhole.core import distributed
@@ -17,11 +18,6 @@ from partwhole.core.teacher import Average, Teacher
 from partwhole.core.testing import check_loss, check_method
 from partwhole.core.threads import ranks
 from partwhole.core.transformer import TransformerEncoder
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
 
 VALID = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
 

@@ -2,19 +2,15 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import quick
+from common import single as draw
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from partwhole.core.checkpoint import BadCheckpoint
 from partwhole.core.encoder import Vectors
 from partwhole.core.tokenizer import Tokenizer, kmeans, means_of
-
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def heaps(seed: int = 0) -> tuple[Tensor, Tensor]:

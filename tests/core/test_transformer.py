@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from common import coin, draw, quick
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -14,21 +15,11 @@ from partwhole.core.teacher import Teacher
 from partwhole.core.testing import check_method
 from partwhole.core.transformer import SIZES, Block, TransformerEncoder, rotary, turned
 
-quick = settings(max_examples=25, deadline=None, derandomize=True)
-
 
 def encoder(length: int | None = 12, **options) -> TransformerEncoder:
     torch.manual_seed(0)
     options = {"dim": 12, "depth": 2, "heads": 2, **options}
     return TransformerEncoder(Vectors(3, 12, length=length), **options).double().eval()
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def coin(*shape: int, chance: float = 0.5, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < chance
 
 
 ALL = {"cls": True, "registers": 3, "rope": 100.0}

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from partwhole.core.encoder import Vectors
 from partwhole.core.teacher import Teacher
-from partwhole.core.transformer import TransformerEncoder
+from partwhole.core.transformer import SIZES, TransformerEncoder
 
 Update = Callable[[nn.Module, nn.Module], object]  # of the teacher, by the student
-SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 MOMENTUM = 0.996
 
 
@@ -61,8 +60,7 @@ def solo() -> Update:
 
 def sides(size: str, device: str, student: torch.dtype) -> dict[str, Work]:
     """Every side by name; ours is the last."""
-    dim, heads = SIZES[size]
-    net = TransformerEncoder(Vectors(768, dim, length=197), dim=dim, depth=12, heads=heads).to(device)
+    net = TransformerEncoder(Vectors(768, SIZES[size]["dim"], length=197), **SIZES[size]).to(device)
     theirs = copy.deepcopy(net).to(student)
     loops: dict[str, Update] = {"loop, new tensors": rebound, "loop, in place": in_place, "loop, lerp_": lerp}
     if student == torch.float32:

@@ -5,7 +5,7 @@ makes for each of ``Sees`` the batches that are described there.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from partwhole.core import methods as m
 from partwhole.core.encoder import Encoder
@@ -175,59 +175,60 @@ class LeJEPA:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINO:
+class Assigning:
+    """What DINO and those after it share: a student tells to which prototypes its teacher assigns a thing."""
+
+    prototypes: int = 512
+    """Prototypes that things, and hidden tokens, are assigned to: more tell finer ones apart, and cost memory."""
+    momentum: float = 0.99
+    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
+
+    def heads(self, encoder: Encoder) -> dict[str, Any]:
+        d = encoder.dim
+        return {"prototypes": self.prototypes, "hidden": 4 * d, "bottleneck": d, "momentum": self.momentum,
+                "frozen": 0.0}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINO(Assigning):
     """Match a slow teacher's assignment of the whole from crops of it (Caron et al., 2021)."""
 
     sees: ClassVar[Sees] = "crops"
-    prototypes: int = 512
-    """Prototypes that things are assigned to: more tell finer things apart, and cost memory."""
-    momentum: float = 0.99
-    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
-        return m.DINO(encoder, **_heads(self, encoder))
+        return m.DINO(encoder, **self.heads(encoder))
 
 
 @dataclass(frozen=True, kw_only=True)
-class IBOT:
+class IBOT(Assigning):
     """DINO on the whole, and on the tokens that are hidden from the student (Zhou et al., 2022)."""
 
     sees: ClassVar[Sees] = "hiding"
-    prototypes: int = 512
-    """Prototypes that things are assigned to: more tell finer things apart, and cost memory."""
-    momentum: float = 0.99
-    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
-        return m.IBOT(tokens_of(encoder, self), **_heads(self, encoder))
+        return m.IBOT(tokens_of(encoder, self), **self.heads(encoder))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOv2:
+class DINOv2(Assigning):
     """iBOT with balanced targets and two heads, and vectors that keep their distance (Oquab et al., 2023)."""
 
     sees: ClassVar[Sees] = "hiding"
-    prototypes: int = 512
-    """Prototypes that things are assigned to, and as many for tokens: more tell finer things apart, and cost memory."""
-    momentum: float = 0.99
-    """Share of its weights that the teacher keeps in a step, at first; 1 at the end. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
-        return m.DINOv2(tokens_of(encoder, self), **_heads(self, encoder))
+        return m.DINOv2(tokens_of(encoder, self), **self.heads(encoder))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOv3:
+class DINOv3(Assigning):
     """DINOv2, whose tokens keep looking alike as they did to an earlier teacher (Simeoni et al., 2025)."""
 
     sees: ClassVar[Sees] = "hiding"
-    prototypes: int = 512
-    """Prototypes that things are assigned to, and as many for tokens: more tell finer things apart, and cost memory."""
     momentum: float = 0.994
     """Share of its weights that the teacher keeps in a step, throughout. Higher: slower, steadier."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
-        return m.DINOv3(tokens_of(encoder, self), **_heads(self, encoder))
+        return m.DINOv3(tokens_of(encoder, self), **self.heads(encoder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,12 +322,6 @@ def tokens_of(encoder: Encoder, recipe: object) -> TransformerEncoder:
             "choose a TransformerEncoder"
         )
     return encoder
-
-
-def _heads(recipe: "DINO | IBOT | DINOv2 | DINOv3", encoder: Encoder) -> dict:
-    d = encoder.dim
-    return {"prototypes": recipe.prototypes, "hidden": 4 * d, "bottleneck": d, "momentum": recipe.momentum,
-            "frozen": 0.0}  # fmt: skip
 
 
 METHODS = {

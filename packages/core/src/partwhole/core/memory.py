@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from partwhole.core import distributed
-from partwhole.core.teacher import _Float32
+from partwhole.core.teacher import Float32
 
 
-class Memory(_Float32):
+class Memory(Float32):
     """``rows`` (things, ...): the latest that ``write`` was given for each thing by any process, zeros before.
 
     For what is read after the step, and never while training: so micro-batches need no care. Every process holds all.

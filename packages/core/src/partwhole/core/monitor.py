@@ -13,6 +13,7 @@ Axes: N rows, D features, K prototypes, B batch, L tokens, V views.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core import distributed
-from partwhole.core.encoder import Mean, Prototypes
+from partwhole.core.encoder import Encoder, Mean, Prototypes
 from partwhole.core.evaluate import spread
 from partwhole.core.teacher import Teacher
 
@@ -96,7 +97,8 @@ class Monitor:
         self.handles = [encoder.register_forward_hook(self._encoded, with_kwargs=True)]
         for module in method.modules():
             if isinstance(module, Prototypes) and id(module) not in theirs:
-                self.handles.append(module.register_forward_hook(self._compared))
+                self.handles.append(module.register_forward_hook(partial(self._compared, self.count)))
+                self.count += len(module.weight)
 
     @contextmanager
     def watching(self, batch: Any, now: bool = True) -> Iterator[None]:
@@ -131,19 +133,20 @@ class Monitor:
 
     def _encoded(self, module: nn.Module, args: Any, kwargs: dict[str, Any], tokens: Any) -> None:
         if self.on and isinstance(tokens, Tensor) and tokens.ndim == 3:
-            valid = kwargs.get("valid")
-            self.pooled.append(_pool(tokens, valid))
+            assert isinstance(module, Encoder)
+            picked = kwargs.get("keep") is not None  # then they stand in another order
+            self.pooled.append(_pool(tokens, None if picked else module.real(args[0], kwargs.get("valid"))))
 
-    def _compared(self, module: nn.Module, args: Any, scores: Tensor) -> None:
+    def _compared(self, first: int, module: nn.Module, args: Any, scores: Tensor) -> None:
+        """``first``: how many prototypes the heads before this one have."""
         if self.on:
-            self.count = scores.shape[-1]
-            self.chosen.append(scores.detach().flatten(0, -2).argmax(-1))
+            self.chosen.append(scores.detach().flatten(0, -2).argmax(-1) + first)
 
 
-def _pool(tokens: Tensor, valid: Tensor | None) -> Tensor:
+def _pool(tokens: Tensor, real: Tensor | None) -> Tensor:
     """Mean of the real tokens: (B, D). A mask of another length than the tokens is of the input, and left aside."""
-    fits = valid is not None and valid.shape == tokens.shape[:2]
-    return Mean()(tokens.detach().float(), valid if fits else None)
+    fits = real is not None and real.shape == tokens.shape[:2]
+    return Mean()(tokens.detach().float(), real if fits else None)
 
 
 def _things(rows: Tensor, views: Sequence[Tensor] | None) -> tuple[Tensor, Tensor | None]:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from partwhole.core import distributed
-from partwhole.core.teacher import _Float32
+from partwhole.core.teacher import Float32
 
 
-class Queue(_Float32):
+class Queue(Float32):
     """The last ``length`` rows that ``add`` was given, of all processes: ``rows`` (length, dim), in no order.
 
     Only ``update``, once per optimizer step, makes rows of what ``add`` has seen since the last: several micro-batches

@@ -4,6 +4,8 @@ Axes: B batch, L tokens, K visible tokens, D features, H heads, A axes of a plac
 token is real; no result at a real token depends on what a padded one holds.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from partwhole.core.encoder import Embed, Encoder, blank
 
 Turn = tuple[Tensor, Tensor]  # cosine and sine of the angle of each pair of features: (B, 1, L, D / 2H)
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"dim": 192, "depth": 12, "heads": 3},
     "small": {"dim": 384, "depth": 12, "heads": 6},
     "base": {"dim": 768, "depth": 12, "heads": 12},

@@ -278,11 +278,12 @@ class SeesLabels(ShapeRecipe, ABC):
 class SeesGuesses(SeesLabels, ABC):
     """The same, and a view of each shape without a label."""
 
+    def unlabelled(self) -> View:
+        return Whole(self.augment, label=False)
+
     def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
-        return together(
-            labelled=self.streamed(self.known(), self.view()),
-            unlabelled=self.streamed(shapes, Whole(self.augment, label=False)),
-        )
+        known, rest = self.streamed(self.known(), self.view()), self.streamed(shapes, self.unlabelled())
+        return together(labelled=known, unlabelled=rest)
 
 
 @dataclass(frozen=True)
@@ -297,14 +298,11 @@ class WeakAndStrong:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeesStrong(SeesLabels, ABC):
-    """The same, and a weakly and a strongly changed view of each shape without a label."""
+class SeesStrong(SeesGuesses, ABC):
+    """The same, but a weakly and a strongly changed view of each shape without a label."""
 
-    def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
-        return together(
-            labelled=self.streamed(self.known(), self.view()),
-            unlabelled=self.streamed(shapes, WeakAndStrong(self.augment)),
-        )
+    def unlabelled(self) -> View:
+        return WeakAndStrong(self.augment)
 
 
 SEES: dict[Sees, type[ShapeRecipe]] = {

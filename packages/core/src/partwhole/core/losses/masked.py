@@ -29,7 +29,7 @@ def masked_mse(
         if target.shape[-1] < 2:
             raise ValueError(f"a target of {target.shape[-1]} value a token has no variance: leave normalise out")
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    counted = hidden.bool() if valid is None else hidden.bool() & valid
+    counted = _both(hidden, valid)
     error = (prediction - target).masked_fill(~counted[..., None], 0).square().mean(-1)
     return error.sum() / counted.sum().clamp(min=1)
 
@@ -49,7 +49,7 @@ def masked_smooth_l1(
     _same_tokens(prediction, target, hidden)
     if not beta > 0:
         raise ValueError(f"beta, where the square ends and the line begins, must be above 0; got {beta}")
-    counted = hidden.bool() if valid is None else hidden.bool() & valid
+    counted = _both(hidden, valid)
     blank = ~counted[..., None]
     prediction, target = prediction.masked_fill(blank, 0), target.detach().masked_fill(blank, 0)
     error = F.smooth_l1_loss(prediction, target, beta=beta, reduction="none").mean(-1)
@@ -74,7 +74,7 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, hidden: Tensor, *, vali
             "logits (B, L, K), integer target (B, L) and hidden (B, L) are needed; got "
             f"{tuple(logits.shape)}, {target.dtype} {tuple(target.shape)} and {tuple(hidden.shape)}"
         )
-    counted = (hidden.bool() if valid is None else hidden.bool() & valid).flatten()
+    counted = _both(hidden, valid).flatten()
     flat = logits.reshape(-1, logits.shape[-1])
     part = _cross_entropy(target.flatten(), counted, widen(flat[:0]))
     return chunked(part, flat, rows_of(len(flat), chunk(flat.shape[1], flat.device)))
@@ -135,6 +135,11 @@ def _cross_entropy(target: Tensor, counted: Tensor, like: Tensor) -> Part:
         return value + (weight * total.log()).sum()
 
     return part
+
+
+def _both(hidden: Tensor, valid: Tensor | None) -> Tensor:
+    """Which tokens are hidden, and real."""
+    return hidden.bool() if valid is None else hidden.bool() & valid
 
 
 def _same_tokens(prediction: Tensor, target: Tensor, hidden: Tensor) -> None:

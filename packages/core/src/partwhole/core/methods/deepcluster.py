@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from partwhole.core import distributed
 from partwhole.core.encoder import Encoder, Head, Norm, mlp, pool_for
+from partwhole.core.losses import cross_entropy
 from partwhole.core.losses.precision import widen
 from partwhole.core.memory import Memory, spherical_kmeans
 from partwhole.core.method import Batch, Method
@@ -64,24 +65,22 @@ class DeepCluster(Method):
             self.memory.write(batch["index"], z[:ASSIGNED].transpose(0, 1))
         scores = torch.einsum("sbd,hkd->hsbk", z, self.prototypes.to(z.dtype))
         logits = widen(scores) / self.temperature
-        H, S, B, _ = logits.shape
-        target = self.cluster[:, batch["index"]]  # (H, B)
-        count = (target[0] >= 0).sum()
-        every = target[:, None].expand(-1, S, -1).flatten()
-        total = F.cross_entropy(logits.flatten(0, 2), every, ignore_index=-1, reduction="sum")
+        target = self.cluster[:, batch["index"]]  # (H, B): things that have a cluster have one of every head
+        loss, count = cross_entropy(logits, target[:, None].expand(logits.shape[:-1])), (target[0] >= 0).sum()
         return {
-            "loss": total / (H * S * count.clamp(min=1)) * distributed.share(count),
+            "loss": loss * distributed.share(count),
             "items": count,
-            "assigned": count / max(B, 1),
+            "assigned": count / max(target.shape[1], 1),
             "usage": torch.stack([usage(p) for p in logits.detach().softmax(-1)]).mean(),
         }
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         self.steps += 1
-        step, known = int(self.steps), self.memory.known
+        step = int(self.steps)
         if step % self.every:
             return
+        known = self.memory.known
         rows = self.memory.rows[known]
         heads, K, _ = self.prototypes.shape
         if len(rows) < K:

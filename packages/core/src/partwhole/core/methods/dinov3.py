@@ -68,8 +68,8 @@ class DINOv3(Method):
         apart = spread_apart(out.whole)
         loss, logs = out.loss + KOLEO * apart, {**out.logs, "koleo": apart.detach()}
         if self.anchored:
-            views, valid, hidden = batch["views"], batch.get("valid"), batch["hidden"]
-            _, before = see(lambda x, v, h: self.gram_teacher(x, v), self.encoder, views, valid, hidden)
+            views, valid = batch["views"], batch.get("valid")
+            _, before = see(lambda x, v, at: self.gram_teacher(x, v), self.encoder, views, valid)
             tokens, before, real = (x.flatten(0, 1) for x in (out.tokens, before, out.real))
             unlike = gram_anchoring(tokens, before, valid=real) * distributed.share(real.sum(1).square().sum())
             loss, logs["gram"] = loss + self.gram * unlike, unlike.detach()

@@ -6,7 +6,7 @@ from partwhole.core import distributed
 from partwhole.core.encoder import Encoder, Head, pool_for
 from partwhole.core.losses import consistency, cross_entropy
 from partwhole.core.method import Batch, Method
-from partwhole.core.methods.views import project
+from partwhole.core.methods.views import project, project_one
 from partwhole.core.teacher import Teacher
 
 
@@ -39,7 +39,7 @@ class FixMatch(Method):
         few, many = batch["labelled"], batch["unlabelled"]
         if len(many["views"]) != 2:
             raise ValueError(f"FixMatch needs a weak and a strong view of the unlabelled; got {len(many['views'])}")
-        known = project(self.encoder, self.head, [few["x"]], [few.get("valid")])[0]
+        known = project_one(self.encoder, self.head, few["x"], few.get("valid"))
         weak, strong = project(self.encoder, self.head, many["views"], many.get("valid"))
         guessed = consistency(weak, strong, threshold=self.threshold)
         count, share = (few["label"] >= 0).sum(), distributed.share(len(weak))

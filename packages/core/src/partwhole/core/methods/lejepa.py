@@ -9,7 +9,7 @@ from partwhole.core.encoder import Encoder, Head, Norm, mlp, pool_for
 from partwhole.core.evaluate import spread
 from partwhole.core.losses import sigreg
 from partwhole.core.method import Batch, Method
-from partwhole.core.methods.views import project
+from partwhole.core.methods.views import multicrop
 
 
 class LeJEPA(Method):
@@ -47,9 +47,7 @@ class LeJEPA(Method):
         large, small = batch["views"], batch.get("crops", [])
         if len(large) + len(small) < 2:
             raise ValueError(f"LeJEPA draws views together: two or more are needed, got {len(large) + len(small)}")
-        z = project(self.encoder, self.head, large, batch.get("valid"))
-        if small:
-            z = torch.cat([z, project(self.encoder, self.head, small, batch.get("crops_valid"))])  # (V, B, D)
+        z = multicrop(self.encoder, self.head, batch)  # (V, B, D)
         std = spread(z[0])
         z = distributed.gather(z.transpose(0, 1))  # (M, V, D), things of all processes
         z = z.to(torch.promote_types(z.dtype, torch.float32))

@@ -8,6 +8,7 @@ from partwhole.core import distributed
 from partwhole.core.encoder import Encoder, blank, mlp, pool_for
 from partwhole.core.losses import bag_of_words, distill
 from partwhole.core.method import Batch, Method
+from partwhole.core.methods.targets import entropies
 from partwhole.core.methods.views import multicrop
 from partwhole.core.queue import Queue
 from partwhole.core.schedules import cosine
@@ -59,11 +60,7 @@ class OBoW(Method):
         weight = F.normalize(self.weigh(words), dim=-1)  # (K, D)
         target = self.bags(batch["views"], batch.get("valid"))  # (T, B, K)
         loss = distill(student @ weight.mT, target, temperature=self.temperature)
-        return {
-            "loss": loss * distributed.share(student.shape[1]),
-            "entropy": torch.special.entr(target).sum(-1).mean(),
-            "entropy_of_mean": torch.special.entr(target.mean((0, 1))).sum(),
-        }
+        return {"loss": loss * distributed.share(student.shape[1]), **entropies(target)}
 
     @torch.no_grad()
     def bags(self, views: list[Tensor], valid: list[Tensor | None] | None) -> Tensor:

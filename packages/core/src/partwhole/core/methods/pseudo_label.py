@@ -7,7 +7,7 @@ from partwhole.core import distributed
 from partwhole.core.encoder import Encoder, Head, pool_for
 from partwhole.core.losses import consistency, cross_entropy
 from partwhole.core.method import Batch, Method
-from partwhole.core.methods.views import passes, project
+from partwhole.core.methods.views import project_one
 from partwhole.core.schedules import linear
 from partwhole.core.teacher import Teacher
 
@@ -46,10 +46,8 @@ class PseudoLabel(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         few, many = batch["labelled"], batch["unlabelled"]
-        x, valid = [many["x"]], [many.get("valid")]
-        known = project(self.encoder, self.head, [few["x"]], [few.get("valid")])[0]
-        mine = project(self.encoder, self.head, x, valid)[0]
-        theirs = mine if self.teacher is None else passes(self.teacher, x, valid)[0]
+        known, mine = (project_one(self.encoder, self.head, some["x"], some.get("valid")) for some in (few, many))
+        theirs = mine if self.teacher is None else self.teacher(many["x"], many.get("valid"))
         taught = consistency(theirs, mine, threshold=self.threshold)
         count, share = (few["label"] >= 0).sum(), distributed.share(len(mine))
         supervised = cross_entropy(known, few["label"]) * distributed.share(count)

@@ -38,7 +38,7 @@ class SelfDistillation(nn.Module):
 
     ``forward(encoder, batch)``: the batch has ``views`` and optional ``crops``, ``valid`` and ``crops_valid`` as DINO
     reads them, and ``hidden``, a list parallel to views of (B, L) bool: which tokens the student does not see. What to
-    hide is drawn with the data (``core.data.hide``); padding is never hidden. No token that is not passes a head.
+    hide is drawn with the data (``core.masks``); padding is never hidden. No token that is not passes a head.
 
     ``shared``: one head, with one set of prototypes, for the whole and for tokens. Prototypes keep length 1.
     """
@@ -80,11 +80,11 @@ class SelfDistillation(nn.Module):
         if torch.compiler.is_compiling():  # a traced graph has no other way for a batch without rows
             torch._check(len(index) > 0, lambda: "compiled as one graph, some token of every batch must be hidden")
 
-        def student(x: Tensor, v: Tensor | None, h: Tensor) -> Tensor:
-            return encoder(x, valid=v, hidden=h, token=self.mask_token)
+        def student(x: Tensor, v: Tensor | None, at: slice) -> Tensor:
+            return encoder(x, valid=v, hidden=torch.cat(list(batch["hidden"][at])).bool(), token=self.mask_token)
 
-        whole, tokens = see(student, encoder, views, valid, batch["hidden"])
-        known_whole, known = see(lambda x, v, h: self.teacher(x, v), encoder, views, valid, batch["hidden"])
+        whole, tokens = see(student, encoder, views, valid)
+        known_whole, known = see(lambda x, v, at: self.teacher(x, v), encoder, views, valid)
         V, B, _ = whole.shape
 
         logits = self.heads[0](whole)
@@ -120,7 +120,7 @@ def masks(encoder: TransformerEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
     if hidden is None or len(hidden) != len(views):
         raise ValueError(
             f"{len(views)} views came with {'no' if hidden is None else len(hidden)} masks of hidden tokens: the batch "
-            "needs a list 'hidden' of one (B, L) for each view (core.data.hide)"
+            "needs a list 'hidden' of one (B, L) for each view (core.masks.hide)"
         )
     reals = []
     for x, v, h in zip(views, batch.get("valid") or [None] * len(views), hidden, strict=True):
@@ -133,17 +133,16 @@ def masks(encoder: TransformerEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def see(
-    net: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+    net: Callable[[Tensor, Tensor | None, slice], Tensor],
     encoder: Encoder,
     views: Sequence[Tensor],
     valid: Sequence | None,
-    hidden: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """A vector (V, B, D) of each view, and its tokens (V, B, L, D); those of ``net(view, valid, hidden)`` may have
-    special ones before them."""
+    """A vector (V, B, D) of each view, and its tokens (V, B, L, D); those of ``net(view, valid, which views these
+    are)`` may have special ones before them."""
     pool, wholes, tokens = pool_for(encoder), [], []
     for x, v, at in stretches(views, valid):
-        y, count = net(x, v, torch.cat(list(hidden[at])).bool()), at.stop - at.start
+        y, count = net(x, v, at), at.stop - at.start
         wholes.append(pool(y, encoder.real(x, v)).unflatten(0, (count, -1)))
         tokens.append(y[:, encoder.special :].unflatten(0, (count, -1)))
     return torch.cat(wholes), padded(tokens)

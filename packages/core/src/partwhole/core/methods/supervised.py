@@ -6,7 +6,7 @@ from partwhole.core import distributed
 from partwhole.core.encoder import Encoder, Head, pool_for
 from partwhole.core.losses import cross_entropy
 from partwhole.core.method import Batch, Method
-from partwhole.core.methods.views import project
+from partwhole.core.methods.views import project_one
 
 
 class Supervised(Method):
@@ -24,7 +24,7 @@ class Supervised(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         label = batch["label"]
-        logits = project(self.encoder, self.head, [batch["x"]], [batch.get("valid")])[0]
+        logits = project_one(self.encoder, self.head, batch["x"], batch.get("valid"))
         loss, count = cross_entropy(logits, label, smoothing=self.smoothing), (label >= 0).sum()
         share, right = distributed.share(count), (logits.argmax(-1) == label).sum()
         return {"loss": loss * share, "items": count, "accuracy": right / count.clamp(min=1) * share}

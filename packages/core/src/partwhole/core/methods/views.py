@@ -12,18 +12,19 @@ from torch import Tensor
 from partwhole.core.encoder import Encoder
 
 
+def project_one(encoder: Encoder, head: Callable[..., Tensor], x: Tensor, valid: Tensor | None = None) -> Tensor:
+    """``head(encoder(x), real)``, (B, D), where ``real`` says which tokens are."""
+    return head(encoder(x) if valid is None else encoder(x, valid=valid), encoder.real(x, valid))
+
+
 def project(
     encoder: Encoder, head: Callable[..., Tensor], views: Sequence[Tensor], valid: Sequence | None = None
 ) -> Tensor:
-    """``head(encoder(view))`` of every view: (V, B, D). Neighbours of one shape pass through as one batch.
+    """``project_one`` of every view: (V, B, D). Neighbours of one shape pass through as one batch.
 
     ``valid`` is None or a list parallel to ``views``, of None or (B, L).
     """
-
-    def one(x: Tensor, v: Tensor | None) -> Tensor:
-        return head(encoder(x) if v is None else encoder(x, valid=v), encoder.real(x, v))
-
-    return passes(one, views, valid)
+    return passes(lambda x, v: project_one(encoder, head, x, v), views, valid)
 
 
 def multicrop(encoder: Encoder, head: Callable[..., Tensor], batch: Mapping[str, Any]) -> Tensor:
