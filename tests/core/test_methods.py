@@ -136,6 +136,7 @@ OPTIONS = {
             {"frozen": 0.0},
             {"frozen": 0.5},
             {"norm_last_layer": False},
+            {"norm": "batch"},
             {"pool": Max()},
         ],
     ),

@@ -96,6 +96,7 @@ SHARED = [
     {"teacher_temperature": (0.04, 0.5)},
     {"momentum": 0.5},
     {"frozen": 0.5},
+    {"norm": "batch"},
 ]
 OPTIONS = {
     "ibot": [*SHARED, {"shared": False}],

@@ -116,6 +116,7 @@ GENERIC = tuple(CASES)
 CASES |= {
     "moco-batch": (lambda e: MoCo(e, **small, queue=0, norm="batch"), two, True),
     "byol-batchnorm": (lambda e: BYOL(e, **small, norm="batch"), two, True),
+    "ibot-batchnorm": (lambda e: IBOT(e, **heads, norm="batch"), hiding, True),
     "acd": (lambda e: ComponentContrast(e, dim=8, clusters=3), parts, False),
     "groups": (Groups, same, True),
     "counted": (Counted, same, True),

@@ -186,7 +186,7 @@ class Assigning:
     def heads(self, encoder: Encoder) -> dict[str, Any]:
         d = encoder.dim
         return {"prototypes": self.prototypes, "hidden": 4 * d, "bottleneck": d, "momentum": self.momentum,
-                "frozen": 0.0}  # fmt: skip
+                "frozen": 0.0, "norm": "batch"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from partwhole.core.encoder import Norm
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.self_distillation import SelfDistillation, spread_apart
 from partwhole.core.schedules import cosine
@@ -31,6 +32,7 @@ class DINOv2(Method):
         teacher_temperature: tuple[float, float] = (0.04, 0.07),
         momentum: float = 0.992,
         frozen: float = 0.01,
+        norm: Norm = None,
     ):
         super().__init__(encoder)
         self.koleo, self.momentum = koleo, momentum
@@ -43,6 +45,7 @@ class DINOv2(Method):
             centring="sinkhorn",
             teacher_temperature=teacher_temperature,
             frozen=frozen,
+            norm=norm,
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

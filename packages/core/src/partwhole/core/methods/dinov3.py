@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from partwhole.core import distributed
 from partwhole.core.losses import gram_anchoring
+from partwhole.core.encoder import Norm
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.self_distillation import SelfDistillation, see, spread_apart
 from partwhole.core.teacher import Teacher
@@ -41,6 +42,7 @@ class DINOv3(Method):
         teacher_temperature: tuple[float, float] = (0.04, 0.07),
         momentum: float = 0.994,
         frozen: float = 0.005,
+        norm: Norm = None,
     ):
         super().__init__(encoder)
         if refresh <= 0:
@@ -55,6 +57,7 @@ class DINOv3(Method):
             centring="sinkhorn",
             teacher_temperature=teacher_temperature,
             frozen=frozen,
+            norm=norm,
         )
         self.gram_teacher = Teacher(encoder)
         self.refreshed: Tensor

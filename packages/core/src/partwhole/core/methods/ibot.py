@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from partwhole.core.encoder import Norm
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.self_distillation import SelfDistillation
 from partwhole.core.schedules import cosine
@@ -30,6 +31,7 @@ class IBOT(Method):
         teacher_temperature: tuple[float, float] = (0.04, 0.07),
         momentum: float = 0.996,
         frozen: float = 0.01,
+        norm: Norm = None,
     ):
         super().__init__(encoder)
         self.momentum = momentum
@@ -42,6 +44,7 @@ class IBOT(Method):
             centring="mean",
             teacher_temperature=teacher_temperature,
             frozen=frozen,
+            norm=norm,
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

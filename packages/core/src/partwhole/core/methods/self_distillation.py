@@ -5,6 +5,7 @@ Axes: V views, S views and crops, B things, L tokens of the longest view, M hidd
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.core import distributed
-from partwhole.core.encoder import Encoder, Prototypes, pool_for
+from partwhole.core.encoder import Encoder, Norm, Prototypes, pool_for
 from partwhole.core.losses import distill, koleo, masked_distill
 from partwhole.core.method import Batch
 from partwhole.core.methods.targets import Centring, Targets, entropies
@@ -40,7 +41,8 @@ class SelfDistillation(nn.Module):
     reads them, and ``hidden``, a list parallel to views of (B, L) bool: which tokens the student does not see. What to
     hide is drawn with the data (``core.masks``); padding is never hidden. No token that is not passes a head.
 
-    ``shared``: one head, with one set of prototypes, for the whole and for tokens. Prototypes keep length 1.
+    ``shared``: one head, with one set of prototypes, for the whole and for tokens. Prototypes keep length 1. ``norm``
+    is that of the heads: see DINO.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class SelfDistillation(nn.Module):
         centring: Centring,
         teacher_temperature: tuple[float, float],
         frozen: float,
+        norm: Norm,
     ):
         super().__init__()
         if not isinstance(encoder, TransformerEncoder):
@@ -63,7 +66,8 @@ class SelfDistillation(nn.Module):
             )
         self.frozen = frozen
         self.mask_token = nn.Parameter(torch.randn(encoder.dim) * 0.02)
-        heads = [Prototypes(encoder.dim, hidden, bottleneck, prototypes) for _ in range(1 if shared else 2)]
+        one = partial(Prototypes, encoder.dim, hidden, bottleneck, prototypes, norm=norm)
+        heads = [one() for _ in range(1 if shared else 2)]
         for head in heads:
             head.free.fill_(frozen <= 0)
         self.heads = nn.ModuleList(heads)  # the first for the whole, the last for tokens
@@ -78,7 +82,7 @@ class SelfDistillation(nn.Module):
         real, hidden = masks(encoder, batch)
         index = hidden.flatten().nonzero()[:, 0]  # (M,): found first, before a GPU has much to be waited for
         if torch.compiler.is_compiling():  # a traced graph has no other way for a batch without rows
-            torch._check(len(index) > 0, lambda: "compiled as one graph, some token of every batch must be hidden")
+            torch._check(len(index) > 1, lambda: "compiled as one graph, two tokens of every batch must be hidden")
 
         def student(x: Tensor, v: Tensor | None, at: slice) -> Tensor:
             return encoder(x, valid=v, hidden=torch.cat(list(batch["hidden"][at])).bool(), token=self.mask_token)
