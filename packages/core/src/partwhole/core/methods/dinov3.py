@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from partwhole.core import distributed
-from partwhole.core.losses import gram_anchoring
 from partwhole.core.encoder import Norm
+from partwhole.core.losses import gram_anchoring
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.self_distillation import SelfDistillation, see, spread_apart
 from partwhole.core.teacher import Teacher
