@@ -43,7 +43,8 @@ class PointPatches(Embed):
         near = torch.cat([near[..., :3] - centre[:, :, None], near[..., 3:]], -1)
         each = self.point(near)
         whole = each.amax(2, keepdim=True)
-        first, *rest = self.patch  # of [whole, each]: what all points of a patch have in common is multiplied once
+        first, *rest = self.patch.children()  # of [whole, each]: what points of a patch share is multiplied once
+        assert isinstance(first, nn.Linear)
         common, own = first.weight.split(self.dim, 1)
         hidden = F.linear(whole, common, first.bias) + F.linear(each, own)
         for layer in rest:
