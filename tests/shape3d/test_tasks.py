@@ -178,8 +178,9 @@ def test_an_evaluation_says_which_labelled_shapes_were_skipped(cache, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("apart", "told"), [("set", 0), ("another", 1)])
-def test_an_evaluation_on_another_set_than_was_left_out_says_so(cache, tmp_path, apart, told):
-    labelled = boxes(tmp_path / "set", 4)
+def test_an_evaluation_on_another_set_than_was_left_out_says_so(cache, tmp_path, apart, told, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labelled = boxes(tmp_path / "set", 4).relative_to(tmp_path)
     (tmp_path / "clouds").mkdir()
     np.save(tmp_path / "clouds" / "one.npy", np.random.default_rng(0).random((300, 3)))
     (tmp_path / "run.json").write_text(json.dumps({"recipe": {"labelled": str(tmp_path / apart)}}))

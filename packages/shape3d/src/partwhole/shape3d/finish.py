@@ -57,8 +57,9 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
 
     categories = len(set(labelled.category))
     watch.say(f"few-shot part segmentation on {len(labelled)} labelled shapes of {categories} categories")
-    other = recipe.labelled is not None and recipe.data and not recipe.source.retain_labelled
-    if other and str(recipe.labelled) != _read(folder / "run.json").get("recipe", {}).get("labelled"):
+    left_out = _read(folder / "run.json").get("recipe", {}).get("labelled")
+    apart = recipe.labelled is None or str(recipe.labelled.absolute()) == left_out
+    if not apart and recipe.data and not recipe.source.retain_labelled:
         watch.say(
             f"careful: what {recipe.labelled} has in common with the unlabelled shapes was not left out of training"
         )
