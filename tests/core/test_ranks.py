@@ -125,6 +125,14 @@ def test_sharded_training_equals_one_process(ranks, cases, name):
         assert distance(one, state) < 1e-12
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+def test_sharded_training_equals_one_process_with_each_fused_optimizer(ranks, cases, optimizer):
+    options = {"steps": 3, "optimizer": optimizer, "lr": 1e-2, "log_every": 1}
+    one = cases.train("mae", options)
+    for state in ranks(2, "train", "mae", {**options, "shard": True}):
+        assert distance(one, state) < 1e-9  # they divide by small numbers
+
+
 def test_an_evaluation_may_call_the_encoder_of_a_sharded_method(ranks, cases):
     seen, state = cases.evaluated(False)
     assert seen[0::2] == seen[1::2]

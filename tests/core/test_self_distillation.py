@@ -160,6 +160,39 @@ def test_prototypes_rest_until_they_are_free(kind):
             assert not torch.equal(m.mlp[0].weight, was.mlp[0].weight), "what lies before them moves"
 
 
+@pytest.mark.parametrize("free", [True, False])
+def test_prototypes_have_the_value_and_the_gradients_of_plain_operations(free):
+    torch.manual_seed(0)
+    net = Prototypes(4, 4, 4, 6).double()
+    net.free.fill_(free)
+    with torch.no_grad():
+        net.weight[3] = 0  # no direction
+    x, slope = draw(5, 4).double(), draw(5, 6, seed=1).double()
+    z = F.normalize(net.mlp(x), dim=-1)
+    plain = z @ F.normalize(torch.where(net.free, net.weight, net.weight.detach()), dim=-1).mT
+    moving = [net.weight, *net.mlp.parameters()]
+    wanted = torch.autograd.grad((plain * slope).sum(), moving, allow_unused=True)
+    got = torch.autograd.grad((net(x) * slope).sum(), moving)
+    assert torch.equal(net(x).isnan(), torch.zeros(5, 6, dtype=torch.bool))
+    assert torch.allclose(net(x), plain, atol=1e-14)
+    assert bool(got[0].any()) == free
+    rows = torch.arange(6) != 3  # there, normalize divides by a small number
+    assert torch.allclose(got[0][rows], wanted[0][rows], atol=1e-12)
+    assert not got[0][3].any()
+    for g, w in zip(got[1:], wanted[1:], strict=True):
+        assert torch.allclose(g, w, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["dino", "dinov2"])
+def test_views_and_crops_pass_the_prototypes_of_the_whole_at_once(kind):
+    """Which is what a step of few things takes long for: there are more prototypes than things."""
+    method, seen = make(kind), []
+    head = method.head.net if kind == "dino" else method.distillation.heads[0]
+    head.register_forward_hook(lambda module, args, out: seen.append(out))
+    method(views((9, 9)))
+    assert [x.shape for x in seen] == [(5, 5, 10)]
+
+
 def test_prototypes_without_norm_last_layer_have_lengths():
     torch.manual_seed(0)
     one = Prototypes(4, 4, 4, 6)

@@ -31,9 +31,9 @@ def make(
         raise ValueError("the method has no trainable parameter: nothing to train")
     groups = [{"params": ps, "rate": r, "decays": d} for (r, d), ps in sorted(grouped.items(), key=lambda g: g[0])]
     if name == "adamw":
-        optimizer: Optimizer = torch.optim.AdamW(groups, betas=betas)
+        optimizer: Optimizer = torch.optim.AdamW(groups, betas=betas, fused=True)
     elif name == "adam":
-        optimizer = torch.optim.Adam(groups, betas=betas)
+        optimizer = torch.optim.Adam(groups, betas=betas, fused=True)
     elif name == "sgd":
         optimizer = torch.optim.SGD(groups, lr, momentum=betas[0])
     elif name == "lars":

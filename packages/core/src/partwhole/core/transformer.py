@@ -31,7 +31,8 @@ class Attention(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool, turn: Turn | None = None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, L, D/H) each
+        # (B, H, L, D/H) each; apart along this axis, their gradients are put together as the layer wants them
+        q, k, v = (y.transpose(1, 2) for y in self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2))
         if turn is not None:
             q, k = turned(q, turn), turned(k, turn)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)

@@ -41,25 +41,29 @@ def outside_autocast(loss: Callable[P, R]) -> Callable[P, R]:
     return plain
 
 
-def unit(x: Tensor) -> Tensor:
-    """x (..., D) on the unit sphere. An all-zero row has no direction: it stays zero and gets no gradient."""
-    return _Unit.apply(x)  # type: ignore[return-value]
+def unit(x: Tensor, free: Tensor | None = None) -> Tensor:
+    """x (..., D) on the unit sphere. An all-zero row has no direction: it stays zero and gets no gradient.
+
+    While ``free`` (), if given, is false, the gradient is 0.
+    """
+    return _Unit.apply(x, free)  # type: ignore[return-value]
 
 
 class _Unit(torch.autograd.Function):
     """x * inverse_norm(x), with a gradient that makes one tensor of the size of x where the chain rule makes four."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(ctx: Any, x: Tensor, free: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, free)
         return x * inverse_norm(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        x, free = ctx.saved_tensors
         scale = inverse_norm(x)  # anew, so that there is a second derivative
-        along = torch.linalg.vecdot(grads[0], x)[..., None] * scale
-        return (grads[0] * scale).addcmul_(x, along * scale * scale, value=-1)
+        along = torch.linalg.vecdot(grads[0], x)[..., None] * scale * scale
+        slope = scale if free is None else scale * free
+        return (grads[0] * slope).addcmul_(x, along * slope, value=-1), None
 
 
 def inverse_norm(x: Tensor) -> Tensor:

@@ -91,11 +91,9 @@ class SelfDistillation(nn.Module):
         known_whole, known = see(lambda x, v, at: self.teacher(x, v), encoder, views, valid)
         V, B, _ = whole.shape
 
-        logits = self.heads[0](whole)
-        if batch.get("crops"):
-            pool = pool_for(encoder)
-            small = project(encoder, lambda y, r: self.heads[0](pool(y, r)), batch["crops"], batch.get("crops_valid"))
-            logits = torch.cat([logits, small])  # (S, B, K)
+        crops, pool = batch.get("crops"), pool_for(encoder)
+        small = [project(encoder, pool, crops, batch.get("crops_valid"))] if crops else []
+        logits = self.heads[0](torch.cat([whole, *small]))  # (S, B, K)
         target = self.whole_targets(self.teacher_heads[0](known_whole).flatten(0, 1)).unflatten(0, (V, B))
         of_whole = distill(logits, target, temperature=STUDENT_TEMPERATURE)
 
