@@ -17,7 +17,7 @@ def cases():
 
 @pytest.fixture(scope="session")
 def ranks(cases):
-    """Three processes that run checks together; started once."""
-    started = cases.Ranks(3)
+    """Four processes that run checks together; started once."""
+    started = cases.Ranks(4)
     yield started
     started.close()

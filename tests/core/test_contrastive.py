@@ -142,6 +142,51 @@ def test_P5_tiles_in_float32_are_exact(loss, temperature):
         assert (a - b).abs().max() < 1e-5 * max(b.abs().max().item(), 1 / temperature / 300)
 
 
+def exactly(query: Tensor, key: Tensor, same: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """InfoNCE from a query to the ``same`` keys among these and ``other`` ones, as log(1 + what the others are)."""
+    unit = torch.nn.functional.normalize
+    s = unit(query, dim=1) @ unit(key, dim=1).mT / temperature
+    own, others = (s.masked_fill(~some, -torch.inf) for some in (same, other))
+    within = -own.log_softmax(1)[same].view(len(s), -1).mean(1)  # exactly 0, of a single one
+    return (within + (others.logsumexp(1) - own.logsumexp(1)).exp().log1p()).mean()
+
+
+@quick
+@given(
+    form=st.sampled_from(["one way", "both ways", "two views", "three views"]),
+    temperature=st.sampled_from([0.1, 0.05, 0.02, 0.01]),
+    noise=st.sampled_from([1.0, 0.3, 0.1, 0.03, 0.01]),
+    tile=st.sampled_from([7, 1000]),
+    seed=st.integers(0, 99),
+)
+def test_P5_gradients_in_float32_are_exact_however_well_the_case_is_solved(form, temperature, noise, tile, seed):
+    """To 1e-5 of their largest entry, or to what the rounding of a logit of 1 / temperature makes of it."""
+    z, views = draw(60, 16, seed=seed), 3 if form == "three views" else 2
+    z = torch.stack([z + noise * draw(60, 16, seed=seed + 100 * v) for v in range(1, views + 1)]).float()
+    eye, me, thing = torch.eye(60) > 0, torch.eye(60 * views) > 0, torch.arange(60 * views) % 60
+    same = thing[:, None] == thing
+    values, grads = [], []
+    for dtype in (torch.float64, torch.float32):
+        live = z.to(dtype).requires_grad_()
+        (q, k), rows, options = live[:2], live.flatten(0, 1), {"temperature": temperature, "tile": tile}
+        if dtype == torch.float32:
+            value = (
+                nt_xent(live, **options) if "views" in form else info_nce(q, k, symmetric=form != "one way", **options)
+            )
+        elif "views" in form:
+            value = exactly(rows, rows, same & ~me, ~same, temperature)
+        else:
+            value = exactly(q, k, eye, ~eye, temperature)
+            value = value if form == "one way" else (value + exactly(k, q, eye, ~eye, temperature)) / 2
+        values.append(value.item())
+        grads.append(torch.autograd.grad(value, live)[0].double())
+    bound = max(1e-5, 5e-7 / temperature)
+    # several positives pull apart what their rounding does not tell
+    least = 1 / temperature / 60 if form == "three views" else 1e-30
+    assert values[1] == pytest.approx(values[0], rel=bound, abs=1e-30)
+    assert (grads[1] - grads[0]).abs().max() < bound * max(grads[0].abs().max().item(), least)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_tiles_need_no_gradient_of_keys_or_of_anything(loss):
     q, k = draw(10, 6), draw(12, 6, seed=1)
@@ -164,6 +209,8 @@ def test_the_whole_matrix_has_second_derivatives_and_tiles_say_that_they_have_no
     q, k = draw(5, 3).requires_grad_(), draw(5, 3, seed=1)
     twice = lambda q: torch.autograd.grad(LOSSES[loss](q, k, None, None, 0.5, -1.0, None), q, create_graph=True)[0]  # noqa: E731
     assert torch.autograd.gradcheck(twice, (q,))
+    (once,) = torch.autograd.grad(LOSSES[loss](q, k, None, None, 0.5, -1.0, None), q)
+    assert torch.allclose(once, twice(q))
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(LOSSES[loss](q, k, None, None, 0.5, -1.0, 2), q, create_graph=True)
 
@@ -267,11 +314,12 @@ def test_P7_P11_every_option_of_sigmoid_contrast_changes_the_value_and_learns():
 
 
 @pytest.mark.parametrize("tile", [None, 2])
-def test_a_positive_named_twice_is_one_pair_of_sigmoid_contrast(tile):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_positive_named_twice_is_one_pair(loss, tile):
     q, k = draw(4, 3), draw(6, 3, seed=1)
     once = torch.tensor([[1, -1, 2], [0, -1, -1], [5, 3, -1], [-1, -1, -1]])
     twice = torch.tensor([[1, 2, 2], [0, 0, 0], [3, 5, 3], [-1, -1, -1]])
-    one, other = (sigmoid_contrast(q, k, p, bias=-1.0, tile=tile).item() for p in (once, twice))
+    one, other = (LOSSES[loss](q, k, p, None, 0.5, -1.0, tile).item() for p in (once, twice))
     assert one == pytest.approx(other, rel=1e-12)
 
 

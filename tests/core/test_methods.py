@@ -300,16 +300,3 @@ def test_methods_train_on_something_learnable():
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["simclr", "byol", "dino"])
-def test_methods_trace_as_one_graph(case):
-    """torch.compile meets no Python that it cannot follow (the tracer alone, without a compiler)."""
-    make, batch = CASES[case]
-    torch.manual_seed(0)
-    method = make().eval()
-    expected = method(batch)["loss"]
-    traced = torch.compile(method, backend="aot_eager", fullgraph=True)(batch)["loss"]
-    assert traced.item() == pytest.approx(expected.item(), rel=1e-4)
-    traced.backward()

@@ -1,6 +1,5 @@
 """SwAV, DeepCluster-v2 and OBoW: the contract, their options, and what their papers say."""
 
-import copy
 import itertools
 import math
 
@@ -322,24 +321,3 @@ def test_words_are_taken_from_all_places_alike():
     assert set(counts.nonzero().flatten().tolist()) == {1, 4, 7}
     assert counts[[1, 4, 7]].min() > 320
     assert not one_of_each(tokens, torch.zeros_like(valid), number).any(), "nothing real: zeros"
-
-
-# ------------------------------------------------------------------ tracing
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("case", ["swav, queue", "deepcluster", "obow"])
-def test_methods_trace_as_one_graph(case, mode):
-    make, batch = CASES[case]
-    torch.manual_seed(0)
-    method, other = make(), make()
-    other.load_state_dict(copy.deepcopy(method.state_dict()))
-    for m in (method, other):
-        m.train(mode == "train")
-    expected = method(batch)["loss"]
-    traced = torch.compile(other, backend="aot_eager", fullgraph=True)(batch)["loss"]
-    assert traced.item() == pytest.approx(expected.item(), rel=1e-4)
-    traced.backward()
-    for (name, a), b in zip(method.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.allclose(a.double(), b.double(), atol=1e-5), name

@@ -224,16 +224,3 @@ def test_unlabelled_things_are_learned_from(kind):
 def test_what_cannot_be_is_told_so(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["supervised", "pseudo-labels", "fixmatch"])
-def test_methods_trace_as_one_graph(case):
-    """torch.compile meets no Python that it cannot follow (the tracer alone, without a compiler)."""
-    kind, options, batch = CASES[case]
-    torch.manual_seed(0)
-    method, x = small(kind, **options), batch()
-    expected = method(x)["loss"]
-    traced = torch.compile(method, backend="aot_eager", fullgraph=True)(x)["loss"]
-    assert traced.item() == pytest.approx(expected.item(), rel=1e-4)
-    traced.backward()

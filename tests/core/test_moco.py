@@ -108,13 +108,3 @@ def test_wrong_batches_are_told_so():
         moco()({"views": [draw(2, 9, 3)]})
     with pytest.raises(ValueError, match="with 1 masks"):
         moco()({**views(), "valid": views()["valid"][:1]})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("queue", [0, 11])
-def test_it_traces_as_one_graph(queue):
-    torch.manual_seed(0)
-    method, batch = moco(queue=queue).eval(), views()
-    traced = torch.compile(method, backend="aot_eager", fullgraph=True)(batch)["loss"]
-    assert traced.item() == pytest.approx(method(batch)["loss"].item(), rel=1e-4)
-    traced.backward()

@@ -235,11 +235,11 @@ def test_S2_momentum_and_temperature_at_first_last_and_after():
 
 
 def test_the_rate_grows_with_the_batch_that_a_step_has(cases, tmp_path):
-    method, stream = cases.make("rows")  # batches of 8
-    options = Fit(steps=2, lr=0.1, lr_per=4, accumulate=3, warmup=0, schedule="constant", log_every=1)
+    method, stream = cases.make("rows")
+    options = Fit(steps=2, lr=0.1, lr_per=cases.BATCH, accumulate=3, warmup=0, schedule="constant", log_every=1)
     fit(Run(method=method, stream=stream), options, tmp_path, watch=Quiet())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["lr"] for line in lines] == pytest.approx([0.6, 0.6])
+    assert [line["lr"] for line in lines] == pytest.approx([0.3, 0.3])
     assert highest_lr(Fit(lr=0.1), None) == 0.1
     two = together(a=Stream([1], cases.same, batch=1), b=Stream([1], cases.same, batch=1))
     with pytest.raises(ValueError, match="Together has none"):

@@ -10,7 +10,7 @@ from partwhole.core.encoder import Encoder, Prototypes
 from partwhole.core.losses import distill, group_contrast, group_info_nce, group_means, group_pairs
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.assignment import balanced
-from partwhole.core.methods.views import passes
+from partwhole.core.methods.views import found, passes
 
 # Axes: V views, B shapes, L points, D features, N components, K clusters.
 
@@ -82,6 +82,7 @@ class ComponentContrast(Method):
         """
         masks = None if valid is None else valid.flatten(0, 1)
         mean, there = group_means(tokens.flatten(0, 1), component.flatten(0, 1), masks)
-        mean, there = (x.unflatten(0, (len(tokens), -1)) for x in (mean, there))  # (V, B, G, D), (V, B, G)
-        scores = assign(mean[:, there.all(0)].to(tokens.dtype))  # (V, N, K)
+        mean, there = (x.unflatten(0, (len(tokens), -1)).flatten(1, 2) for x in (mean, there))  # (V, B G, D), (V, B G)
+        index = found(there.all(0))
+        scores = assign(mean[:, index].to(tokens.dtype))  # (V, N, K)
         return distill(scores, balanced(scores), temperature=0.1) * distributed.share(scores.shape[1])

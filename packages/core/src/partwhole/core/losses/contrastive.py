@@ -1,10 +1,12 @@
 """Contrastive losses: pull together what belongs together, push the rest apart.
 
-There are two ways to the same value. Where the matrix of all queries and keys is small, it is made; where it is not,
-some rows of it exist at a time (``tile``) and the gradients are found with the value. ``tile=None`` chooses.
+Where the matrix of all queries and keys is small, it is made; where it is not, some rows of it exist at a time
+(``tile``) and the gradients are found with the value. ``tile=None`` chooses.
 
 Axes: N queries, M keys, P positives of a query, D features; V views, B things.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,8 @@ def info_nce(
 
     query (N, D), key (M, D): extra negatives are extra keys.
     positive: (N,) or (N, P) indices into key, -1 for none, or (N, M) bool; by default query n matches key n.
-        Queries without a positive do not count; where none has one, the loss is 0.
+        Queries without a positive do not count; where none has one, the loss is 0. One named twice is one. Given by
+        index, a single positive keeps value and gradients exact however near to 0 they are.
     exclude: (N,) or (N, P) indices or (N, M) bool: pairs that are neither, such as a view and itself. A positive is
         never excluded.
     temperature: above 0; a tensor may learn.
@@ -47,46 +50,39 @@ def info_nce(
         alone has second derivatives.
     """
     positive, exclude = _checked(query, key, positive, exclude, temperature)
+    positive = pairs.distinct(positive)
     query, key, scale = unit(query), unit(key), 1 / scalar(temperature, query)
-    of_query, of_key = pairs.counts(positive, len(key))
-    row = _mean_over(of_query, query.dtype)  # what each log of a sum weighs
-    column = _mean_over(of_key, query.dtype) if symmetric else None
-    if column is not None:
-        row, column = row / 2, column / 2
-    by_row, by_column = row / of_query.clamp(min=1), None if column is None else column / of_key.clamp(min=1)
+    of_query, of_key = (count.to(query.dtype) for count in pairs.counts(positive, len(key)))
+    row, column = (_mean_over(count) / (1 + symmetric) for count in (of_query, of_key))  # what each log of a sum weighs
+    by_row, by_column = row / of_query.clamp(min=1), column / of_key.clamp(min=1)
     size = choose(tile, len(query), len(key), query.device)
-    if size is None:
-        logits = _without(query @ key.mT * scale, exclude, positive)
-        along = pairs.take(logits.log_softmax(1), positive) * pairs.weights(positive, by_row)
-        if by_column is None:
-            return -along.sum()
-        return -(along + pairs.take(logits.log_softmax(0), positive) * pairs.weights(positive, None, by_column)).sum()
-
-    lowest = torch.finfo(query.dtype).min
-    columns = spare = query.new_empty(0)
-    if column is not None:
-        spare = query.new_empty(size, len(key))
-        columns = _column_sums(query, key, scale, positive, exclude, spare)
+    spare = query.new_empty((size or len(query)) if symmetric else 0, len(key))
+    columns = _column_sums(query, key, scale, positive, exclude, spare) if symmetric and size is not None else None
 
     def part(logits: Tensor, rows: slice) -> Tensor:
-        some, mine, value = positive[rows], row[rows, None], logits.new_zeros(())
-        pairs.remove_(logits, None if exclude is None else exclude[rows], some)
-        down = None
-        if column is not None:
-            down = torch.sub(logits, columns, out=spare[: len(logits)])
-            value = -(pairs.take(down, some) * pairs.weights(some, None, by_column)).sum()
-            down.exp_().mul_(column)
-        top = logits.amax(1, keepdim=True).clamp(min=lowest)
-        logits -= top
-        value = value - (pairs.take(logits, some) * pairs.weights(some, by_row[rows])).sum()
-        total = logits.exp_().sum(1, keepdim=True).clamp(min=torch.finfo(query.dtype).tiny)
-        logits *= mine / total
+        some, down, further = positive[rows], columns, spare[: len(logits)]
+        own = _parted(logits, some, None if exclude is None else exclude[rows])
+        if symmetric:
+            down = down or _more(_nothing(key), logits, own, some, out=further)
+            torch.sub(logits, down.top, out=further).exp_().mul_(column / down.total())
+        along = _row_sums(logits, own, some)
+        logits *= row[rows, None] / along.total()
+        value, pull = along.pull(own, some, pairs.weights(some, by_row[rows]), of_query[rows, None])
         if down is not None:
-            logits += down
-        pairs.subtract_(logits, some, pairs.weights(some, by_row[rows], by_column))
-        return value + (mine * total.log()).sum()
+            logits += further
+            at, by = _Sums(*(pairs.of_keys(x, some) for x in down)), pairs.weights(some, None, by_column)
+            more, harder = at.pull(own, some, by, pairs.of_keys(of_key, some))
+            value, pull = value + more, pull + harder
+        pairs.subtract_(logits, some, pull)
+        return value
 
-    return tiled(part, query, key, tile=size, scale=scale)
+    def whole(query: Tensor, key: Tensor, scale: Tensor, _: None) -> Tensor:
+        logits, on = query @ key.mT * scale, pairs.mask(positive, len(key))
+        off = on if exclude is None else on | pairs.mask(exclude, len(key))
+        value = _picked(logits, on, off, row, by_row)
+        return value + _picked(logits.mT, on.mT, off.mT, column, by_column) if symmetric else value
+
+    return tiled(part, query, key, tile=size or max(len(query), 1), scale=scale, whole=whole if size is None else None)
 
 
 @in_float32
@@ -184,9 +180,9 @@ def _checked(
     return positive, None if exclude is None else pairs.checked("exclude", exclude, len(query), len(key))
 
 
-def _mean_over(count: Tensor, dtype: torch.dtype) -> Tensor:
+def _mean_over(count: Tensor) -> Tensor:
     """The weight of each in a mean over those that have a count; zeros where none has."""
-    has = (count > 0).to(dtype)
+    has = (count > 0).to(count.dtype)
     return has / has.sum().clamp(min=1)
 
 
@@ -198,18 +194,88 @@ def _without(logits: Tensor, exclude: Tensor | None, positive: Tensor) -> Tensor
     return logits.masked_fill(pairs.mask(exclude, M) & ~pairs.mask(positive, M), -torch.inf)
 
 
+def _picked(logits: Tensor, on: Tensor, off: Tensor, each: Tensor, by: Tensor) -> Tensor:
+    """Sum over n: each[n] * log of the sum over all m, less the sum over the positives p: by[n] * logits[n, p].
+
+    logits (N, M); on, the positives, and off, these and what is excluded, (N, M) bool; each (N,), by times their count.
+    """
+    lowest = torch.finfo(logits.dtype).min
+    own, others = logits.masked_fill(~on, lowest), logits.masked_fill(off, -torch.inf).logsumexp(1)
+    share = F.logsigmoid(own.logsumexp(1).clamp(min=lowest) - others)  # log of that of all positives
+    return -(each * share).sum() - (by[:, None] * own.log_softmax(1)).masked_fill(~on, 0).sum()
+
+
+class _Sums(NamedTuple):
+    """Sums of exp(logits - top), of the positives apart: where one of them outweighs the others, the loss is what these
+    are, and would be rounding if it were found as a difference. The positives of a mask are not parted from the others.
+    """
+
+    top: Tensor  # the greatest logit
+    others: Tensor
+    own: Tensor
+
+    def total(self) -> Tensor:
+        return (self.others + self.own).clamp(min=torch.finfo(self.own.dtype).tiny)
+
+    def pull(self, own: Tensor, some: Tensor, by: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over the positives of by * (log of the total - logit), and what they, less their part of the sum (which a
+        mask's keep), lose by it.
+
+        own: their logits; by, and count, how many share a total: shaped as by ``pairs.take``, or to fit it.
+        """
+        log = (self.others + (self.own - 1)).clamp(min=0).log1p()  # the greatest is 1
+        value = (self.top - own).add_(log).mul_(by).sum()
+        if some.dtype == torch.bool:
+            return value, by
+        share = (own - self.top).exp() / self.own.clamp(min=torch.finfo(own.dtype).tiny) * count
+        return value, by * (1 - share + share * self.others / self.total())
+
+
+def _parted(logits: Tensor, positive: Tensor, exclude: Tensor | None) -> Tensor:
+    """The positives' logits, shaped as by ``pairs.take``; what is excluded becomes -inf, as do positives by index."""
+    pairs.remove_(logits, exclude, positive)
+    own = pairs.take(logits, positive, torch.finfo(logits.dtype).min)
+    if positive.dtype != torch.bool:
+        pairs.drop_(logits, positive)
+    return own
+
+
+def _row_sums(logits: Tensor, own: Tensor, some: Tensor) -> _Sums:
+    """Over keys, (N, 1); the logits, as ``_parted`` left them, become exp(logits - top)."""
+    top = logits.amax(1, keepdim=True).clamp(min=torch.finfo(own.dtype).min)
+    if some.dtype == torch.bool:
+        return _Sums(top, logits.sub_(top).exp_().sum(1, keepdim=True), torch.zeros_like(top))
+    top = torch.maximum(top, own.amax(1, keepdim=True))
+    return _Sums(top, logits.sub_(top).exp_().sum(1, keepdim=True), (own - top).exp().sum(1, keepdim=True))
+
+
 @torch.no_grad()
 def _column_sums(
     query: Tensor, key: Tensor, scale: Tensor, positive: Tensor, exclude: Tensor | None, buffer: Tensor
-) -> Tensor:
-    """log(sum over n not excluded: exp(scale * query[n] . key[m])) for all m: (M,). ``buffer`` holds some rows."""
-    top = query.new_full((len(key),), torch.finfo(query.dtype).min)
-    total = query.new_zeros(len(key))
+) -> _Sums:
+    """Over queries, (M,), for the logits scale * query[n] . key[m]. ``buffer`` holds some rows."""
+    sums = _nothing(key)
     for rows in rows_of(len(query), len(buffer)):
         some = query[rows] * scale
         logits = torch.mm(some, key.mT, out=buffer[: len(some)])
-        pairs.remove_(logits, None if exclude is None else exclude[rows], positive[rows])
-        higher = torch.maximum(top, logits.amax(0))
-        total = total * (top - higher).exp() + logits.sub_(higher).exp_().sum(0)
-        top = higher
-    return (top + total.log()).clamp(min=torch.finfo(query.dtype).min)  # of a key without queries too
+        own = _parted(logits, positive[rows], None if exclude is None else exclude[rows])
+        sums = _more(sums, logits, own, positive[rows], out=buffer)
+    return sums
+
+
+def _nothing(key: Tensor) -> _Sums:
+    zeros = torch.zeros_like(key[:, 0])
+    return _Sums(torch.full_like(zeros, torch.finfo(key.dtype).min), zeros, zeros)
+
+
+def _more(sums: _Sums, logits: Tensor, own: Tensor, some: Tensor, *, out: Tensor) -> _Sums:
+    """Sums over queries, (M,), and some more of them: logits (N, M), as ``_parted`` left them. out is overwritten."""
+    listed = some.dtype != torch.bool
+    top = torch.maximum(sums.top, logits.amax(0))
+    top = pairs.onto_keys(top, some, own, "amax") if listed else top
+    shrink = (sums.top - top).exp()
+    others = sums.others * shrink + torch.sub(logits, top, out=out[: len(logits)]).exp_().sum(0)
+    inside = sums.own * shrink
+    if listed:
+        inside = pairs.onto_keys(inside, some, (own - pairs.of_keys(top, some)).exp(), "sum")
+    return _Sums(top, others, inside)

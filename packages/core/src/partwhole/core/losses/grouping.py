@@ -194,7 +194,7 @@ def _known(feature: Tensor, group: Tensor, valid: Tensor | None) -> Tensor:
 
 def _clear(feature: Tensor, known: Tensor) -> Tensor:
     """Zeros where a token is not known: whatever stands there, NaN too, has no part in anything."""
-    return feature if known.all() else feature.masked_fill(~known[..., None], 0)
+    return feature if not torch.compiler.is_compiling() and known.all() else feature.masked_fill(~known[..., None], 0)
 
 
 def _member(own: Tensor, known: Tensor) -> Tensor:

@@ -42,17 +42,22 @@ def remove_(logits: Tensor, exclude: Tensor | None, positive: Tensor) -> None:
     if exclude.dtype == torch.bool or positive.dtype == torch.bool:
         logits.masked_fill_(mask(exclude, logits.shape[1]) & ~mask(positive, logits.shape[1]), -torch.inf)
         return
-    out, kept = exclude.clamp(min=0).long(), positive.clamp(min=0).long()
-    before = torch.where(positive >= 0, logits.gather(1, kept), -torch.inf)
-    nothing = torch.where(exclude >= 0, -torch.inf, torch.full_like(out, torch.inf, dtype=logits.dtype))
-    logits.scatter_reduce_(1, out, nothing, "amin").scatter_reduce_(1, kept, before, "amax")
+    before = take(logits, positive, -torch.inf)
+    drop_(logits, exclude)
+    logits.scatter_reduce_(1, positive.clamp(min=0).long(), before, "amax")
 
 
-def take(logits: Tensor, pairs: Tensor) -> Tensor:
-    """The logits (N, M) of the pairs, 0 where there is none: (N, P), or (N, M) for a mask."""
+def drop_(logits: Tensor, pairs: Tensor) -> None:
+    """-inf in logits (N, M) at the indices (N, P)."""
+    nothing = torch.where(pairs >= 0, -torch.inf, torch.full_like(pairs, torch.inf, dtype=logits.dtype))
+    logits.scatter_reduce_(1, pairs.clamp(min=0).long(), nothing, "amin")
+
+
+def take(logits: Tensor, pairs: Tensor, none: float = 0) -> Tensor:
+    """The logits (N, M) of the pairs, ``none`` where there is none: (N, P), or (N, M) for a mask."""
     if pairs.dtype == torch.bool:
-        return torch.where(pairs, logits, 0)
-    return torch.where(pairs >= 0, logits.gather(1, pairs.clamp(min=0).long()), 0)
+        return torch.where(pairs, logits, none)
+    return torch.where(pairs >= 0, logits.gather(1, pairs.clamp(min=0).long()), none)
 
 
 def weights(pairs: Tensor, query: Tensor | None, key: Tensor | None = None) -> Tensor:
@@ -61,6 +66,16 @@ def weights(pairs: Tensor, query: Tensor | None, key: Tensor | None = None) -> T
     if pairs.dtype == torch.bool:
         return torch.where(pairs, total if key is None else total + key, 0)
     return torch.where(pairs >= 0, total if key is None else total + key[pairs.clamp(min=0).long()], 0)
+
+
+def of_keys(numbers: Tensor, pairs: Tensor) -> Tensor:
+    """The keys' numbers (M,) as they stand beside what ``take`` gives; any where there is no pair."""
+    return numbers if pairs.dtype == torch.bool else numbers[pairs.clamp(min=0).long()]
+
+
+def onto_keys(numbers: Tensor, pairs: Tensor, amount: Tensor, how: str) -> Tensor:
+    """The keys' numbers (M,) with the amounts of the indices (N, P) reduced into them, by "sum" or "amax"."""
+    return numbers.scatter_reduce(0, pairs.clamp(min=0).long().flatten(), amount.flatten(), how)
 
 
 def subtract_(logits: Tensor, pairs: Tensor, amount: Tensor) -> None:

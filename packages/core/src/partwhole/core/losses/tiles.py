@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 Part = Callable[[Tensor, slice], Tensor]
+Whole = Callable[..., Tensor]
 
 
 def choose(tile: int | None, rows: int, columns: int, device: torch.device) -> int | None:
@@ -36,15 +37,23 @@ def rows_of(count: int, tile: int) -> list[slice]:
 
 
 def tiled(
-    part: Part, query: Tensor, key: Tensor, *, tile: int, scale: Tensor | None = None, bias: Tensor | None = None
+    part: Part,
+    query: Tensor,
+    key: Tensor,
+    *,
+    tile: int,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    whole: Whole | None = None,
 ) -> Tensor:
     """The sum of ``part(scale * query[rows] @ key.mT + bias, rows)`` over all rows, ``tile`` of them at a time.
 
     query (N, D), key (M, D), scale (), bias (M,). The gradients are found with the value, so there is no second
-    derivative: RuntimeError where one is asked for.
+    derivative, and RuntimeError where one is asked for, unless ``whole(query, key, scale, bias)`` is the same sum by
+    operations that have one.
     """
     live = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (query, key, scale, bias)]
-    return _Tiled.apply(part, tile, live, query, key, scale, bias)  # type: ignore[return-value]
+    return _Tiled.apply(part, whole, tile, live, query, key, scale, bias)  # type: ignore[return-value]
 
 
 class _Tiled(torch.autograd.Function):
@@ -52,6 +61,7 @@ class _Tiled(torch.autograd.Function):
     def forward(
         ctx: Any,
         part: Part,
+        whole: Whole | None,
         tile: int,
         live: Sequence[bool],
         query: Tensor,
@@ -81,13 +91,19 @@ class _Tiled(torch.autograd.Function):
                     by_scale += (slope * plain).sum()
                 if by_query is not None:
                     by_query[rows] = slope if scale is None else slope * scale
-        ctx.save_for_backward(*slopes)
+        ctx.whole, ctx.live = whole, live
+        ctx.save_for_backward(*slopes, *(() if whole is None else inputs))
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        once()
-        return None, None, None, *(None if slope is None else slope * grads[0] for slope in ctx.saved_tensors)
+        slopes, inputs = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        if ctx.whole is None or not _again():
+            once()
+            return None, None, None, None, *(None if slope is None else slope * grads[0] for slope in slopes)
+        wanted = [x for x, on in zip(inputs, ctx.live, strict=True) if on]
+        found = iter(torch.autograd.grad(ctx.whole(*inputs), wanted, grads[0], create_graph=True))
+        return None, None, None, None, *(next(found) if on else None for on in ctx.live)
 
 
 def chunked(part: Part, logits: Tensor, rows: Sequence[slice], *, scale: Tensor | None = None) -> Tensor:
@@ -148,8 +164,13 @@ def _filled(buffer: Tensor, logits: Tensor, scale: Tensor | None) -> Tensor:
 
 def once() -> None:
     """RuntimeError where a second derivative is asked for: the gradient kept is a constant, and it would be wrong."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if _again():
         raise RuntimeError(
             "a loss found a tile at a time has no second derivative (create_graph=True): make the whole matrix, "
             "tile=len(query), if the loss takes a tile"
         )
+
+
+def _again() -> bool:
+    """In a backward: whether its own gradient will be asked for."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()

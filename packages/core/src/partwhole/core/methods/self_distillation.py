@@ -17,7 +17,7 @@ from partwhole.core.encoder import Encoder, Norm, Prototypes, pool_for
 from partwhole.core.losses import distill, koleo, masked_distill
 from partwhole.core.method import Batch
 from partwhole.core.methods.targets import Centring, Targets, entropies
-from partwhole.core.methods.views import project, stretches
+from partwhole.core.methods.views import found, project, stretches
 from partwhole.core.teacher import Teacher
 from partwhole.core.transformer import TransformerEncoder
 
@@ -80,9 +80,8 @@ class SelfDistillation(nn.Module):
     def forward(self, encoder: TransformerEncoder, batch: Batch) -> Distilled:
         views, valid = batch["views"], batch.get("valid")
         real, hidden = masks(encoder, batch)
-        index = hidden.flatten().nonzero()[:, 0]  # (M,): found first, before a GPU has much to be waited for
-        if torch.compiler.is_compiling():  # a traced graph has no other way for a batch without rows
-            torch._check(len(index) > 1, lambda: "compiled as one graph, two tokens of every batch must be hidden")
+        # (M,): found first, before a GPU has much to be waited for
+        index = found(hidden)
 
         def student(x: Tensor, v: Tensor | None, at: slice) -> Tensor:
             return encoder(x, valid=v, hidden=torch.cat(list(batch["hidden"][at])).bool(), token=self.mask_token)

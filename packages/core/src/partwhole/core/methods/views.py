@@ -1,6 +1,6 @@
 """How methods of several views read them.
 
-Axes: V views, B things, D features.
+Axes: V views, B things, D features, N things that are meant.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,3 +54,11 @@ def stretches(views: Sequence[Tensor], valid: Sequence | None = None) -> Iterato
         together = None if masks[start] is None else torch.cat(masks[start:i])
         yield torch.cat(list(views[start:i])), together, slice(start, i)
         start = i
+
+
+def found(meant: Tensor) -> Tensor:
+    """Where the flattened ``meant`` is true: (N,) int64. It waits for the device; compiled as one graph, N is above 1."""
+    index = meant.flatten().nonzero()[:, 0]
+    if torch.compiler.is_compiling():  # a traced graph has no other way for a batch without rows
+        torch._check(len(index) > 1, lambda: "compiled as one graph, a method must find two in every batch")
+    return index
