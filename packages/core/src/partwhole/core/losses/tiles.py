@@ -69,7 +69,7 @@ class _Tiled(torch.autograd.Function):
         scale: Tensor | None,
         bias: Tensor | None,
     ) -> Tensor:
-        value = query.new_zeros(())
+        value = query.new_zeros(())  # not added to in place: torch 2.11, compiling, would lose the gradient
         buffer = query.new_empty(min(tile, len(query)), len(key))
         inputs = (query, key, scale, bias)
         slopes = [torch.zeros_like(x) if x is not None and on else None for x, on in zip(inputs, live, strict=True)]
@@ -80,7 +80,7 @@ class _Tiled(torch.autograd.Function):
             logits = torch.mm(some, key.mT, out=buffer[: len(some)])
             if bias is not None:
                 logits += bias
-            value += part(logits, rows)  # and now they are its gradient
+            value = value + part(logits, rows)  # and now they are its gradient
             if by_key is not None:
                 by_key.addmm_(logits.mT, some)
             if by_bias is not None:
@@ -123,7 +123,7 @@ class _Chunked(torch.autograd.Function):
         value = logits.new_zeros((), dtype=_wide(logits))
         buffer = _buffer(logits, rows)
         for r in rows:
-            value += part(_filled(buffer, logits[r], scale), r)
+            value = value + part(_filled(buffer, logits[r], scale), r)
         return value
 
     @staticmethod
@@ -151,7 +151,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _buffer(logits: Tensor, rows: Sequence[slice]) -> Tensor:
-    return logits.new_empty(max((r.stop - r.start for r in rows), default=0), logits.shape[1], dtype=_wide(logits))
+    return logits.new_empty(max([0, *(r.stop - r.start for r in rows)]), logits.shape[1], dtype=_wide(logits))
 
 
 def _filled(buffer: Tensor, logits: Tensor, scale: Tensor | None) -> Tensor:
