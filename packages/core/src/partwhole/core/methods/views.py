@@ -57,7 +57,7 @@ def stretches(views: Sequence[Tensor], valid: Sequence | None = None) -> Iterato
 
 
 def found(meant: Tensor) -> Tensor:
-    """Where the flattened ``meant`` is true: (N,) int64. It waits for the device; compiled as one graph, N is above 1."""
+    """Where the flattened ``meant`` is true: (N,) int64. It waits for the device; compiled as one graph, N > 1."""
     index = meant.flatten().nonzero()[:, 0]
     if torch.compiler.is_compiling():  # a traced graph has no other way for a batch without rows
         torch._check(len(index) > 1, lambda: "compiled as one graph, a method must find two in every batch")
