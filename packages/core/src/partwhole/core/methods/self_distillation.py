@@ -83,8 +83,9 @@ class SelfDistillation(nn.Module):
         def student(x: Tensor, v: Tensor | None, h: Tensor) -> Tensor:
             return encoder(x, valid=v, hidden=h, token=self.mask_token)
 
-        whole, tokens = see(student, encoder, views, valid, batch["hidden"])
+        # the teacher first, while nothing is kept for a gradient: its working memory then adds nothing to the peak
         known_whole, known = see(lambda x, v, h: self.teacher(x, v), encoder, views, valid, batch["hidden"])
+        whole, tokens = see(student, encoder, views, valid, batch["hidden"])
         V, B, _ = whole.shape
 
         crops, pool = batch.get("crops"), pool_for(encoder)
