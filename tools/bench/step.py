@@ -7,10 +7,10 @@
 
 A step is forward, backward, optimizer and, where there is one, the teacher. All sides see the same pictures and views,
 with the same patches, depth, width, heads, hidden layers, prototypes and share of hidden tokens (``M`` is the number of
-parameters that are trained, in millions; ``GFLOP`` what torch counts of matrix products in a step), and all use AdamW
-as their documentation does; ours is torch's fused one. Figures are medians: seconds of a step and of its parts, and its peak of memory over what
-stands between two steps (weights, the optimizer's state, pictures). How they are measured: measure.py. Several
-threads are for an idle machine: those that wait for a core count as if they worked.
+parameters that are trained, in millions; ``GFLOP`` what torch counts of matrix products in a step), and all use AdamW,
+as their documentation does; ours is torch's fused one. Figures are medians: seconds of a step and of its parts, and its
+peak of memory over what stands between two steps (weights, the optimizer's state, pictures). How they are measured:
+measure.py. Several threads are for an idle machine: those that wait for a core count as if they worked.
 
 What the others' steps are: step_peers.py. They are measured where they are installed; nothing is installed here.
 """
