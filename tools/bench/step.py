@@ -1,15 +1,16 @@
 """One training step of a vision transformer: ours against lightly's and solo-learn's, each as its authors write it.
 
-    python tools/bench/step.py                          # a ViT-S on pictures of 224 pixels, batches of 8
-    python tools/bench/step.py --only DINO --threads 2
+    python tools/bench/step.py                          # a ViT-S, batches of 8: some ten minutes
+    python tools/bench/step.py --batch 4 --only DINO
     python tools/bench/step.py --only MAE --profile     # and what each side's time goes to, by operation
     python tools/bench/step.py --size base --batch 64 --device cuda --bfloat16 --compile
 
 A step is forward, backward, optimizer and, where there is one, the teacher. All sides see the same pictures and views,
 with the same patches, depth, width, heads, hidden layers, prototypes and share of hidden tokens (``M`` is the number of
-parameters that are trained, in millions; ``GFLOP`` what torch counts of matrix products in a step), and all use AdamW
-as their documentation does. Figures are medians: seconds of a step and of its parts, and its peak of memory over what
-stands between two steps (weights, the optimizer's state, pictures). How they are measured: measure.py.
+parameters that are trained, in millions; ``GFLOP`` what torch counts of matrix products in a step), and all use AdamW,
+as their documentation does; ours is torch's fused one. Figures are medians: seconds of a step and of its parts, and its
+peak of memory over what stands between two steps (weights, the optimizer's state, pictures). How they are measured:
+measure.py. Several threads are for an idle machine: those that wait for a core count as if they worked.
 
 What the others' steps are: step_peers.py. They are measured where they are installed; nothing is installed here.
 """

@@ -59,12 +59,15 @@ class MoCo(Method):
             masks = "" if valid is None else f" with {len(valid)} masks of valid positions"
             raise ValueError(f"MoCo looks for one view by the other: two are needed, got {len(views)}{masks}")
         if self.queue is None:
+            # the teacher first, while nothing is kept for a gradient: its working memory then adds nothing to the peak
+            key = passes(self.teacher, views, valid)  # (2, B, D)
             z = project(self.encoder, self.head, views, valid)  # (2, B, D)
-            loss = self.in_batch(z, passes(self.teacher, views, valid))
+            loss = self.in_batch(z, key)
         else:
             (first, second), masks = views, valid or (None, None)
+            key = self.teacher(second, masks[1])  # (B, D)
             z = project(self.encoder, self.head, [first], masks[:1])  # (1, B, D)
-            loss = self.against_queue(self.queue, z[0], self.teacher(second, masks[1]))
+            loss = self.against_queue(self.queue, z[0], key)
         return {"loss": loss * distributed.share(z.shape[1]), "std": spread(z[0])}
 
     def in_batch(self, z: Tensor, key: Tensor) -> Tensor:
