@@ -199,6 +199,14 @@ def test_an_evaluation_that_cannot_be_written_names_the_file(cache, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_method_that_saw_labels_is_measured_where_it_saw_no_test_shape(cache, tmp_path):
+    recipe = tiny(TASKS["fixmatch"](), cache)
+    recipe = replace(recipe, few_shot=replace(recipe.few_shot, draws=3))
+    recipe.finish(recipe.encoder(), tmp_path)
+    assert len(json.loads((tmp_path / "evaluation.json").read_text())["few_shot"]["supports"]) == 1
+
+
+@pytest.mark.slow
 def test_a_method_without_components_is_reported_without_them(cache, tmp_path):
     recipe = replace(tiny(TASKS["simclr"](), cache), decompose=Decompose(engine="none", points=256))
     page = Path(recipe.finish(recipe.encoder(), tmp_path)["report"]).read_text()

@@ -6,8 +6,9 @@ Axes: N points of a view, L patches.
 import hashlib
 import json
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -257,7 +258,10 @@ class Whole:
 
 @dataclass(frozen=True, kw_only=True)
 class SeesLabels(ShapeRecipe, ABC):
-    """The labelled shapes of the first draw, the most that it has of each category, with their categories."""
+    """The labelled shapes of the first draw, the most that it has of each category, with their categories.
+
+    Measured on that draw alone: among the test shapes of others are some whose category was learned.
+    """
 
     def view(self) -> View:
         return Whole(self.augment, label=True)
@@ -269,6 +273,11 @@ class SeesLabels(ShapeRecipe, ABC):
 
     def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
         return self.streamed(self.known(), self.view())
+
+    def finish(self, encoder: Encoder, folder: Path, watch: Any = None) -> Mapping[str, Any]:
+        if self.few_shot.draws > 1:
+            return replace(self, few_shot=replace(self.few_shot, draws=1)).finish(encoder, folder, watch)
+        return super().finish(encoder, folder, watch)
 
     def joint(self, encoder: Encoder) -> Any:
         raise ValueError(f"{type(self).__name__} needs labels already: leave joint out of few_shot.arms")
