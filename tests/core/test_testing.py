@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from partwhole.core import distributed
 from partwhole.core.encoder import Mean, Vectors
 from partwhole.core.losses import info_nce
-from partwhole.core.losses.precision import in_float32
 from partwhole.core.method import Method
+from partwhole.core.precision import in_float32
 from partwhole.core.teacher import Average, Teacher
 from partwhole.core.testing import check_loss, check_method
 from partwhole.core.threads import ranks

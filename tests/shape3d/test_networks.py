@@ -101,21 +101,6 @@ def test_a_shape_in_a_padded_batch_is_as_alone(name, gradient):
             close(y[b, :n], encoder(x[b : b + 1, :n])[0])
 
 
-def test_a_crop_has_fewer_patches_than_the_whole():
-    encoder = patches(3, per=5)
-    assert [encoder(cloud(1, P, 3).float()).shape[1] for P in (3, 12, 50, 90)] == [1, 2, 10, 10]
-
-
-def test_patches_that_repeat_a_point_say_nothing():
-    torch.manual_seed(0)
-    few, many = (
-        PerPoint(TransformerEncoder(PointPatches(3, 16, patches=n, size=6), dim=16, depth=1, heads=2)) for n in (4, 10)
-    )
-    many.load_state_dict(few.state_dict())
-    x = cloud(2, 4, 3).float()
-    torch.testing.assert_close(many(x), few(x), atol=1e-5, rtol=1e-4)
-
-
 @every
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_a_shape_without_points_spoils_nothing(name, mode):

@@ -37,7 +37,7 @@ import os, time
 from partwhole.shape3d.side import side_by_side
 
 def work(item):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # in one piece: two workers write at once
     time.sleep(0 if item < 2 else 600)
     return item
 
@@ -59,15 +59,16 @@ def alive(pid):
 def test_workers_end_with_the_process_that_asked(tmp_path, number):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    workers = {int(parent.stdout.readline()) for _ in range(4)}
-    assert workers
-    assert all(map(alive, workers))
-    os.kill(parent.pid, number)
-    parent.wait(30)
-    until = time.monotonic() + 30
-    while any(map(alive, workers)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not any(map(alive, workers))
-    parent.stdout.close()
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        try:
+            workers = {int(parent.stdout.readline()) for _ in range(4)}
+            assert all(map(alive, workers))
+            os.kill(parent.pid, number)
+            parent.wait(30)
+            until = time.monotonic() + 30
+            while any(map(alive, workers)) and time.monotonic() < until:
+                time.sleep(0.1)
+            assert not any(map(alive, workers))
+        finally:
+            parent.kill()

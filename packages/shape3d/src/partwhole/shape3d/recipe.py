@@ -52,7 +52,8 @@ class ShapeRecipe(ABC):
     def method(self, encoder: Encoder, given: Given) -> Method: ...
 
     @abstractmethod
-    def view(self) -> View: ...
+    def view(self, encoder: Encoder) -> View:
+        """What a step sees of a sample; what it hides are tokens of the encoder."""
 
     def encoder(self) -> Encoder:
         """What is trained, with fresh weights."""
@@ -82,7 +83,7 @@ class ShapeRecipe(ABC):
 
     def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
         """The batches of the method."""
-        return self.streamed(shapes, self.view())
+        return self.streamed(shapes, self.view(encoder))
 
     def streamed(self, samples: Sequence[Any], view: View) -> Stream:
         return Stream(samples, view, batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)

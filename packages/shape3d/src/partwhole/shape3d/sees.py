@@ -3,6 +3,7 @@
 Axes: N points of a view, L patches.
 """
 
+import copy
 import hashlib
 import json
 from abc import ABC
@@ -35,7 +36,7 @@ from partwhole.shape3d.views import Augment, Crops, Sample, Views
 class SeesViews(ShapeRecipe, ABC):
     """Two views of each shape."""
 
-    def view(self) -> View:
+    def view(self, encoder: Encoder) -> View:
         return Views(self.augment)
 
 
@@ -47,7 +48,7 @@ class SeesCrops(ShapeRecipe, ABC):
     """Local crops per shape: each adds its share of the time, and of what is to be told from a part."""
     decompose: Decompose = Decompose(engine="points")
 
-    def view(self) -> View:
+    def view(self, encoder: Encoder) -> View:
         return Crops(whole=self.augment, crops=self.crops, points=max(1, self.augment.points // 4))
 
 
@@ -83,7 +84,7 @@ class SeesNumbered(SeesCrops, ABC):
     """The same, and the number of the shape."""
 
     def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
-        return self.streamed(Numbered(shapes), WithIndex(self.view()))
+        return self.streamed(Numbered(shapes), WithIndex(self.view(encoder)))
 
 
 # ------------------------------------------------------------------ patches, of which some are hidden
@@ -98,10 +99,9 @@ class SeesPatches(ShapeRecipe, ABC):
     def encoder(self) -> Encoder:
         return self.network.transformer(6 if self.augment.normals else 3)
 
-    @property
-    def patches(self) -> int:
+    def patches(self, encoder: Encoder) -> int:
         """How many a view has."""
-        return self.encoder().embed.count(self.augment.points)  # type: ignore[union-attr,operator]
+        return encoder.embed.count(self.augment.points)  # type: ignore[union-attr,operator]
 
     def per_point(self, encoder: Encoder) -> Encoder:
         from partwhole.shape3d.transformer import PerPoint
@@ -144,8 +144,8 @@ class SeesHiding(SeesPatches, SeesCrops, ABC):
     chance: float = 0.5
     """Chance that a view has any hidden patches; the others are seen whole."""
 
-    def view(self) -> View:
-        return Hiding(super().view(), self.patches, self.ratio, self.chance)
+    def view(self, encoder: Encoder) -> View:
+        return Hiding(super().view(encoder), self.patches(encoder), self.ratio, self.chance)
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ class SeesMasked(SeesPatches, ABC):
     ratio: float = 0.6
     """Share of hidden patches: the higher, the less is left to tell them from."""
 
-    def view(self) -> View:
-        return Masked(self.augment, self.patches, self.ratio)
+    def view(self, encoder: Encoder) -> View:
+        return Masked(self.augment, self.patches(encoder), self.ratio)
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,8 @@ class Kept:
 class SeesKept(SeesMasked, ABC):
     """The same."""
 
-    def view(self) -> View:
-        return Kept(super().view())  # type: ignore[arg-type]
+    def view(self, encoder: Encoder) -> View:
+        return Kept(super().view(encoder))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +201,7 @@ class SeesNamed(SeesMasked, ABC):
 
     def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
         tokenizer = distributed.first(lambda: self.tokenizer(shapes, encoder))
-        return self.streamed(shapes, replace(self.view(), tokenizer=tokenizer))  # type: ignore[type-var]
+        return self.streamed(shapes, replace(self.view(encoder), tokenizer=tokenizer))  # type: ignore[type-var]
 
     def tokenizer(self, shapes: Prepared, encoder: Encoder) -> Tokenizer:
         """Made once for these shapes and options, and kept in the cache."""
@@ -237,8 +237,8 @@ class Blocks:
 class SeesBlocks(SeesPatches, ABC):
     """One view of each shape, and blocks of its patches to predict."""
 
-    def view(self) -> View:
-        embed = self.encoder().embed  # type: ignore[union-attr]
+    def view(self, encoder: Encoder) -> View:
+        embed = copy.deepcopy(encoder.embed)  # its own, that stays where views are made
         return Blocks(self.augment, embed)  # type: ignore[arg-type]
 
 
@@ -263,7 +263,7 @@ class SeesLabels(ShapeRecipe, ABC):
     Measured on that draw alone: among the test shapes of others are some whose category was learned.
     """
 
-    def view(self) -> View:
+    def view(self, encoder: Encoder) -> View:
         return Whole(self.augment, label=True)
 
     def known(self) -> list[Sample]:
@@ -272,12 +272,11 @@ class SeesLabels(ShapeRecipe, ABC):
         return [labelled[i] for i in support[max(support)]]
 
     def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
-        return self.streamed(self.known(), self.view())
+        return self.streamed(self.known(), self.view(encoder))
 
     def finish(self, encoder: Encoder, folder: Path, watch: Any = None) -> Mapping[str, Any]:
-        if self.few_shot.draws > 1:
-            return replace(self, few_shot=replace(self.few_shot, draws=1)).finish(encoder, folder, watch)
-        return super().finish(encoder, folder, watch)
+        first = replace(self, few_shot=replace(self.few_shot, draws=1))
+        return super(SeesLabels, first).finish(encoder, folder, watch)
 
     def joint(self, encoder: Encoder) -> Any:
         raise ValueError(f"{type(self).__name__} needs labels already: leave joint out of few_shot.arms")
@@ -291,7 +290,7 @@ class SeesGuesses(SeesLabels, ABC):
         return Whole(self.augment, label=False)
 
     def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
-        known, rest = self.streamed(self.known(), self.view()), self.streamed(shapes, self.unlabelled())
+        known, rest = self.streamed(self.known(), self.view(encoder)), self.streamed(shapes, self.unlabelled())
         return together(labelled=known, unlabelled=rest)
 
 

@@ -68,7 +68,7 @@ class ACD(ShapeRecipe):
             weight=self.cluster_weight,
         )
 
-    def view(self) -> View:
+    def view(self, encoder: Encoder) -> View:
         return ComponentViews(self.augment, self.views)
 
 

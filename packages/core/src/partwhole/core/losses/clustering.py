@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32, positive_temperature
+from partwhole.core.precision import in_float32, positive_temperature
 
 
 @in_float32

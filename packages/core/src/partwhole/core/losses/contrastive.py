@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from partwhole.core.losses import pairs
-from partwhole.core.losses.precision import in_float32, positive_temperature, scalar, unit
 from partwhole.core.losses.tiles import choose, rows_of, tiled
+from partwhole.core.precision import in_float32, positive_temperature, scalar, unit
 
 
 @in_float32

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32, outside_autocast, positive_temperature, scalar, unit, widen
 from partwhole.core.losses.tiles import chunk, chunked, rows_of
+from partwhole.core.precision import in_float32, outside_autocast, positive_temperature, scalar, unit, widen
 
 
 @in_float32

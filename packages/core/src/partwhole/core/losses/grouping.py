@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32, inverse_norm, positive_temperature, unit
 from partwhole.core.losses.tiles import once
+from partwhole.core.precision import in_float32, inverse_norm, positive_temperature, unit
 
 
 @in_float32

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32
+from partwhole.core.precision import in_float32
 
 
 @in_float32

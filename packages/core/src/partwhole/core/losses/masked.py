@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32, outside_autocast, widen
 from partwhole.core.losses.tiles import Part, choose, chunk, chunked, rows_of, tiled
+from partwhole.core.precision import in_float32, outside_autocast, widen
 
 
 @in_float32

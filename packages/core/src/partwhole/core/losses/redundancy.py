@@ -9,7 +9,7 @@ Axes: N rows of the whole batch, D features, S directions, T knots.
 import torch
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32, unit
+from partwhole.core.precision import in_float32, unit
 
 
 @in_float32

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from partwhole.core.losses.precision import in_float32, unit
+from partwhole.core.precision import in_float32, unit
 
 
 @in_float32

@@ -46,7 +46,6 @@ class Data2Vec(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x, hidden, valid = batch["x"], batch["hidden"], batch.get("valid")
         special = self.encoder.special
-        # the teacher first, while nothing is kept for a gradient: its working memory then adds nothing to the peak
         known = self.teacher(x, valid)[:, special:]
         tokens = self.encoder(x, hidden=hidden, token=self.mask_token, valid=valid)[:, special:]
         index, real = pack(hidden, self.encoder.embed.tokens_valid(x, valid))

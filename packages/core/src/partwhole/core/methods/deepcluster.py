@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from partwhole.core import distributed
 from partwhole.core.encoder import Encoder, Head, Norm, mlp, pool_for
 from partwhole.core.losses import cross_entropy
-from partwhole.core.losses.precision import widen
 from partwhole.core.memory import Memory, spherical_kmeans
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.assignment import usage
 from partwhole.core.methods.views import multicrop
+from partwhole.core.precision import widen
 
 ASSIGNED = 2  # so many views of a thing are remembered, and clustered by the heads in turn
 

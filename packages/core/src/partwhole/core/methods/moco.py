@@ -59,7 +59,6 @@ class MoCo(Method):
             masks = "" if valid is None else f" with {len(valid)} masks of valid positions"
             raise ValueError(f"MoCo looks for one view by the other: two are needed, got {len(views)}{masks}")
         if self.queue is None:
-            # the teacher first, while nothing is kept for a gradient: its working memory then adds nothing to the peak
             key = passes(self.teacher, views, valid)  # (2, B, D)
             z = project(self.encoder, self.head, views, valid)  # (2, B, D)
             loss = self.in_batch(z, key)

@@ -86,7 +86,6 @@ class SelfDistillation(nn.Module):
         def student(x: Tensor, v: Tensor | None, at: slice) -> Tensor:
             return encoder(x, valid=v, hidden=torch.cat(list(batch["hidden"][at])).bool(), token=self.mask_token)
 
-        # the teacher first, while nothing is kept for a gradient: its working memory then adds nothing to the peak
         known_whole, known = see(lambda x, v, at: self.teacher(x, v), encoder, views, valid)
         whole, tokens = see(student, encoder, views, valid)
         V, B, _ = whole.shape

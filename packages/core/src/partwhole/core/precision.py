@@ -1,4 +1,4 @@
-"""Losses count in float32 at least, whatever they are given and whatever autocast says."""
+"""Numbers that losses and prototypes rest on: float32 at least, whatever they are given and whatever autocast says."""
 
 from collections.abc import Callable
 from functools import wraps
