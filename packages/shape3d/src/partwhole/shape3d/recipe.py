@@ -1,20 +1,22 @@
 """What every recipe on shapes shares: data, network, evaluation."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from partwhole.core import distributed
 from partwhole.core.catalog import Given
-from partwhole.core.data import Batches, Stream
+from partwhole.core.data import Batches, Stream, View
 from partwhole.core.encoder import Encoder
 from partwhole.core.fit import Fit, Run
 from partwhole.core.method import Method
+from partwhole.core.sees import Seeing
 from partwhole.core.watch import Quiet
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.decompose.packed import Prepared
@@ -22,15 +24,11 @@ from partwhole.shape3d.fewshot import FewShot, all_draws
 from partwhole.shape3d.labelled import Labelled
 from partwhole.shape3d.network import Network
 from partwhole.shape3d.sources import Source
-from partwhole.shape3d.views import Augment
-
-# Axes: B shapes, L points, D features.
-
-View = Callable[[dict[str, Tensor]], dict[str, Any]]
+from partwhole.shape3d.views import Augment, Crops, Look, Views
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapeRecipe(ABC):
+class ShapeRecipe(Seeing, ABC):
     """What every recipe on shapes shares; a recipe adds its method and its view."""
 
     data: tuple[Path, ...] = ()
@@ -50,10 +48,6 @@ class ShapeRecipe(ABC):
 
     @abstractmethod
     def method(self, encoder: Encoder, given: Given) -> Method: ...
-
-    @abstractmethod
-    def view(self, encoder: Encoder) -> View:
-        """What a step sees of a sample; what it hides are tokens of the encoder."""
 
     def encoder(self) -> Encoder:
         """What is trained, with fresh weights."""
@@ -81,9 +75,24 @@ class ShapeRecipe(ABC):
         all_draws(labelled, self.few_shot)
         return labelled
 
-    def stream(self, shapes: Prepared, encoder: Encoder) -> Batches:
-        """The batches of the method."""
-        return self.streamed(shapes, self.view(encoder))
+    def look(self) -> View:
+        return Look(self.augment)
+
+    def looks(self, crops: int) -> View:
+        small = max(1, self.augment.points // 4)
+        return Crops(whole=self.augment, crops=crops, points=small) if crops else Views(self.augment)
+
+    def strong(self) -> View:
+        """With noise, lost points and a stronger stretch."""
+        return Look(replace(self.augment, scale=(0.6, 1.5), jitter=0.02, dropout=0.6))
+
+    def tokens(self, encoder: Encoder) -> int:
+        return encoder.embed.count(self.augment.points)  # type: ignore[union-attr,operator]
+
+    def kept(self, name: str, samples: Prepared) -> Path:  # type: ignore[override]
+        about = [asdict(self.network), asdict(self.augment), [one["key"] for one in samples.records]]
+        key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:16]
+        return self.source.cache / f"{name}-{key}.safetensors"
 
     def streamed(self, samples: Sequence[Any], view: View) -> Stream:
         return Stream(samples, view, batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)

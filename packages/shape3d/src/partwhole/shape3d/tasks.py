@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from partwhole.core import catalog
+from partwhole.core.data import View
 from partwhole.core.encoder import Encoder
 from partwhole.core.fit import Fit
 from partwhole.core.method import Method
@@ -14,7 +15,7 @@ from partwhole.shape3d.acd import ComponentContrast
 from partwhole.shape3d.decompose.engines import Decompose
 from partwhole.shape3d.fewshot import FewShot
 from partwhole.shape3d.network import Network
-from partwhole.shape3d.recipe import ShapeRecipe, View
+from partwhole.shape3d.recipe import ShapeRecipe
 from partwhole.shape3d.sees import on_shapes
 from partwhole.shape3d.views import Augment
 

@@ -143,6 +143,16 @@ def take(sample: Sample, index: Tensor) -> Sample:
 
 
 @dataclass(frozen=True)
+class Look:
+    """The points of one view: x."""
+
+    augment: Augment
+
+    def __call__(self, sample: Sample) -> Tensor:
+        return self.augment(sample)["x"]
+
+
+@dataclass(frozen=True)
 class Views:
     """``count`` independent views for SimCLR and BYOL: {"views": [x, ...]}."""
 
