@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from partwhole.core.encoder import Encoder
+from partwhole.core.encoder import Encoder, fresh
 from partwhole.shape3d.fewshot import Draw
 from partwhole.shape3d.labelled import Labelled
-from partwhole.shape3d.segment import fresh, rows, settled
+from partwhole.shape3d.segment import rows, settled
 from partwhole.shape3d.views import Augment
 
 

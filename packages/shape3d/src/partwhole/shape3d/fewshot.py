@@ -17,13 +17,13 @@ from torch import Tensor
 
 from partwhole.core.checkpoint import copied
 from partwhole.core.data import Batches, Stream, together
-from partwhole.core.encoder import Encoder
+from partwhole.core.encoder import Encoder, device_of, fresh
 from partwhole.core.evaluate import mean_iou, part_iou
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Joint, Method
 from partwhole.core.watch import Quiet, Watch
 from partwhole.shape3d.labelled import Labelled
-from partwhole.shape3d.segment import SegmentParts, device_of, fresh, linear_probe, predict, settled
+from partwhole.shape3d.segment import SegmentParts, linear_probe, predict, settled
 from partwhole.shape3d.side import side_by_side
 from partwhole.shape3d.views import Augment
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from partwhole.core import distributed
+from partwhole.core import distributed, evaluate
 from partwhole.core.checkpoint import copied
-from partwhole.core.encoder import Encoder, build, describe
+from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.method import Batch, Method
 from partwhole.shape3d.views import Augment, plain
 
@@ -129,28 +129,7 @@ def rows(
         yield [i for i, _ in some], indices, x.to(device)
 
 
-def fresh(encoder: Encoder, *, seed: int) -> Encoder:
-    """An encoder like this one with random weights, on the same device."""
-    torch.manual_seed(seed)
-    here = [type(m).__module__ for m in encoder.modules()]  # imported already, so trusted
-    new = build(describe(encoder), allow=here)
-    assert isinstance(new, Encoder)
-    return new.to(device_of(encoder))
-
-
-@torch.no_grad()
 def settled(encoder: Encoder, shapes: Sequence[dict[str, Tensor]], augment: Augment) -> Encoder:
-    """``encoder`` after its running statistics have seen some of ``shapes``: a random network that is not also badly
-    scaled.
-    """
+    """``encoder`` after its running statistics have seen some of ``shapes``: see ``evaluate.settled``."""
     some = [shapes[i] for i in range(0, len(shapes), max(1, len(shapes) // 16))][:16]
-    x = torch.stack([augment(shape)["x"] for shape in some]).to(device_of(encoder))
-    encoder.train()
-    for _ in range(30):  # each keeps nine tenths of the past
-        encoder(x)
-    return encoder.eval()
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the parameters of ``module`` are."""
-    return next(module.parameters()).device
+    return evaluate.settled(encoder, torch.stack([augment(shape)["x"] for shape in some]))

@@ -1,0 +1,253 @@
+"""What features are worth for telling classes apart, with few labels and with all: the same for every modality.
+
+Axes: N labelled things, D features.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from partwhole.core.data import Stream, View
+from partwhole.core.encoder import Encoder, device_of, fresh
+from partwhole.core.evaluate import PENALTIES, accuracy, embed, knn, ridge, settled
+from partwhole.core.fit import Fit, Run, fit
+from partwhole.core.methods import Supervised
+from partwhole.core.watch import Quiet, Watch
+
+Arm = Literal["input", "random", "scratch", "frozen", "finetune"]
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """How features are measured."""
+
+    arms: tuple[Arm, ...] = ("input", "random", "scratch", "frozen")
+    """input: a linear layer on what the network sees; random: on the features of a random network; scratch: a random
+    network, all of it trained; frozen: on the pre-trained features; finetune: all of the pre-trained network trained.
+    """
+    shots: tuple[int, ...] = (1, 5, 10, 50)
+    """Labels of each class; all of them are measured too. A number that no class has is left out."""
+    draws: int = 3
+    """How often these labels are drawn anew, and with them the random networks."""
+    neighbours: int = 20
+    """Nearest neighbours that vote, at most as many as there are labels."""
+    steps: int = 150
+    """Steps of training from scratch, and of fine-tuning."""
+    lr: float = 1e-3
+    """Highest learning rate of both."""
+    batch: int = 64
+    """Labelled things of a step of both, at most as many as there are."""
+    seed: int = 0
+    """Of draws, heads and orders: the same for every encoder that is compared."""
+
+    def __post_init__(self) -> None:
+        if any(k < 1 for k in self.shots):
+            raise ValueError(f"shots are numbers of labels, 1 or more, and are {self.shots}")
+        for name in ("draws", "neighbours", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Things to learn from and to be tested on, with their labels."""
+
+    train: Sequence[Any]
+    train_label: Tensor
+    test: Sequence[Any]
+    test_label: Tensor
+    names: Sequence[str]
+
+    def problems(self) -> list[str]:
+        """What makes the numbers say less; ValueError where there is nothing to tell apart."""
+        known, asked = (set(label.tolist()) for label in (self.train_label, self.test_label))
+        if len(known) < 2 or not asked & known:
+            raise ValueError(
+                f"telling classes apart needs two in the training half and one of them in the test half: got "
+                f"{self._named(known)} and {self._named(asked)}"
+            )
+        unknown = asked - known
+        if not unknown:
+            return []
+        return [f"in the test half but not in the training half, so always missed: {self._named(unknown)}"]
+
+    def _named(self, labels: set[int]) -> str:
+        return ", ".join(self.names[i] for i in sorted(labels)) or "none"
+
+    def drawn(self, k: int, seed: int) -> list[int]:
+        """k things of each class that has as many, of others all: indices into ``train``."""
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        label = self.train_label[order]
+        return [i for c in label.unique() for i in order[label == c][:k].tolist()]
+
+
+def probe(
+    encoder: Encoder,
+    classes: Classes,
+    *,
+    plain: View,
+    look: View,
+    options: Probe,
+    watch: Watch | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda results: None,
+    begun: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Accuracy on the test half for every arm and number of labels.
+
+    encoder: the pre-trained one; it is copied, never changed, and everything runs on its device.
+    plain, look: sample -> x, as it stands for measuring, and at random for training.
+    keep, begun: is told the results so far, and brings those that an interrupted measurement kept.
+    Returns {"shots": [..., "all"], "arms": {row: {k: [accuracy of each draw]}}, "classes", "train", "test",
+    "problems", "options", "of"}; rows are "input linear", "random knn", "random linear", "scratch", "frozen knn",
+    "frozen linear", "finetune".
+    """
+    return _Probing(encoder, classes, plain, look, options, watch or Quiet(), keep, begun or {}).results
+
+
+class _Probing:
+    """The state of one call of ``probe``."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: Classes,
+        plain: View,
+        look: View,
+        options: Probe,
+        watch: Watch,
+        keep: Callable[[dict[str, Any]], None],
+        begun: Mapping[str, Any],
+    ):
+        self.encoder, self.classes, self.options, self.look = encoder, classes, options, look
+        self.watch, self.keep = watch, keep
+        most = int(classes.train_label.bincount().max())
+        shots = [k for k in sorted(set(options.shots)) if k < most]
+        self.supports = {
+            str(k): [classes.drawn(k, options.seed * 1_000_003 + d) for d in range(options.draws)] for k in shots
+        }
+        self.supports[ALL] = [list(range(len(classes.train)))] * options.draws
+        self.results: dict[str, Any] = {
+            "shots": list(self.supports),
+            "arms": {},
+            "classes": list(classes.names),
+            "train": len(classes.train),
+            "test": len(classes.test),
+            "problems": classes.problems(),
+            "options": json.loads(json.dumps(asdict(options))),
+            "of": fingerprint(encoder),
+        }
+        if {**begun, "arms": {}} == self.results:
+            self.results["arms"] = {row: dict(cells) for row, cells in begun["arms"].items()}
+        for problem in self.results["problems"]:
+            watch.say(problem)
+        self.train, self.test = (
+            torch.stack([plain(half[i]) for i in range(len(half))]) for half in (classes.train, classes.test)
+        )
+        for arm in options.arms:
+            if arm in ("scratch", "finetune"):
+                self.trained(arm)
+            else:
+                self.frozen(arm)
+
+    def frozen(self, arm: str) -> None:
+        """Neighbours and a linear layer on fixed features; another random network for each draw."""
+        readouts = ["linear"] if arm == "input" else ["knn", "linear"]
+        features: tuple[Tensor, Tensor] | None = None
+        for d in range(self.options.draws):
+            cells = [(r, k) for r in readouts for k in self.supports if arm == "random" or k != ALL or d == 0]
+            cells = [(r, k) for r, k in cells if len(self.cell(f"{arm} {r}", k)) == d]
+            if not cells:
+                continue
+            if features is None or arm == "random":
+                features = self.features(arm, d)
+            for readout, k in cells:
+                rows, (train, test) = self.supports[k][d], features
+                x, y = train[rows], self.classes.train_label[rows].to(train.device)
+                if readout == "knn":
+                    found = knn(x, y, test, k=self.options.neighbours)
+                else:
+                    found = ridge(x, y, test, penalty=PENALTIES)
+                self.put(f"{arm} {readout}", k, found.cpu())
+
+    def features(self, arm: str, d: int) -> tuple[Tensor, Tensor]:
+        if arm == "input":
+            return self.train.flatten(1), self.test.flatten(1)
+        encoder = self.encoder
+        if arm == "random":
+            encoder = settled(fresh(encoder, seed=self.options.seed + d), self.train[: self.options.batch])
+        train, test = (
+            embed(encoder, ({"x": x} for x in half.split(self.options.batch))).float()
+            for half in (self.train, self.test)
+        )
+        return train, test
+
+    def trained(self, arm: str) -> None:
+        """A network with a linear layer behind it, all of it trained; with all labels once."""
+        cells = [(k, d) for k in self.supports for d in range(1 if k == ALL else self.options.draws)]
+        for done, (k, d) in enumerate(cells):
+            self.watch.step(done, {"total": len(cells)})
+            if len(self.cell(arm, k)) > d:
+                continue
+            seed = self.options.seed + d
+            start = fresh(self.encoder, seed=seed) if arm == "scratch" else deepcopy(self.encoder)
+            method = self.taught(start, self.supports[k][d], seed)
+            with torch.no_grad():
+                parts = self.test.to(device_of(method)).split(self.options.batch)
+                self.put(arm, k, torch.cat([method.head(method.encoder(x)).argmax(-1) for x in parts]).cpu())
+        self.watch.step(len(cells), {"total": len(cells)})
+
+    def taught(self, encoder: Encoder, rows: Sequence[int], seed: int) -> Supervised:
+        torch.manual_seed(seed)
+        method, options = Supervised(encoder, classes=len(self.classes.names)), self.options
+        stream = Stream(_Some(self.classes, rows), _Labelled(self.look), batch=min(options.batch, len(rows)), seed=seed)
+        how = Fit(steps=options.steps, lr=options.lr, weight_decay=0.01, seed=seed, device=str(device_of(encoder)))
+        fit(Run(method=method, stream=stream), how, watch=Quiet())
+        return method.eval()
+
+    def cell(self, row: str, k: str) -> list[float]:
+        return self.results["arms"].get(row, {}).get(k, [])
+
+    def put(self, row: str, k: str, found: Tensor) -> None:
+        right = accuracy(found, self.classes.test_label)
+        self.results["arms"].setdefault(row, {}).setdefault(k, []).append(right)
+        self.keep(self.results)
+
+
+@dataclass(frozen=True)
+class _Some(Sequence):
+    """Some of the things, each with its label: (thing, label)."""
+
+    classes: Classes
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        row = self.rows[i]
+        return self.classes.train[row], self.classes.train_label[row]
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A view and the label: {"x", "label"}."""
+
+    look: View
+
+    def __call__(self, pair: Any) -> dict[str, Any]:
+        return {"x": self.look(pair[0]), "label": pair[1]}
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """Equal for equal weights."""
+    digest = hashlib.sha256()
+    for name, value in encoder.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,46 @@
+"""The networks that a recipe can ask for."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from partwhole.core.encoder import Encoder
+from partwhole.core.transformer import TransformerEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The encoder of images. Defaults for images of 32 to 64 pixels on two CPU cores."""
+
+    name: str = "resnet18"
+    """vit, our transformer over patches, or a model of timm such as resnet50, vit_small_patch16_224, convnext_tiny."""
+    width: float = 0.5
+    """Channels of a ResNet, as a share of the usual."""
+    stem: Literal["usual", "small"] = "usual"
+    """small: a ResNet for images of 32 pixels, which does not halve them twice at once; six to ten times slower."""
+    dim: int = 192
+    """Features of our transformer."""
+    depth: int = 6
+    """Blocks of our transformer."""
+    patch: int = 8
+    """Side of a patch of our transformer, in pixels: half of it is four times as many tokens."""
+    registers: int = 0
+    """Tokens of our transformer that stand for nothing, and keep maps of attention clean (Darcet et al., 2024)."""
+
+    def build(self, size: int) -> Encoder:
+        """With fresh weights, for images of ``size`` by ``size`` pixels."""
+        if self.name == "vit":
+            return self.transformer(size)
+        from partwhole.vision.backbone import Backbone
+
+        width = self.width if self.name.startswith("resnet") else 1.0
+        return Backbone(self.name, size=size, width=width, stem=self.stem)
+
+    def transformer(self, size: int) -> TransformerEncoder:
+        """Over patches, with a class token."""
+        from partwhole.vision.embed import Patches
+
+        embed = Patches(self.dim, size=size, patch=self.patch)
+        heads = max(1, self.dim // 64)
+        return TransformerEncoder(
+            embed, dim=self.dim, depth=self.depth, heads=heads, cls=True, registers=self.registers
+        )
