@@ -1,6 +1,5 @@
 """What follows training: measure the features, show them, write the report; each result is kept as soon as known."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from torch import Tensor
 from partwhole.core import files
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import part_iou
+from partwhole.core.run_page import read_json
 from partwhole.core.watch import Steps, Watch
 from partwhole.shape3d import classify, fewshot
 from partwhole.shape3d.fewshot import Seen
@@ -43,7 +43,7 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         "decomposition": {"engine": ", ".join(statistics["engines"]), **statistics},
         "labelled": {"found": labelled.note, "problems": labelled.problems},
     }
-    begun = _read(folder / "evaluation.json").get("few_shot")
+    begun = read_json(folder / "evaluation.json").get("few_shot")
     most = max(fewshot.draw(labelled, recipe.few_shot, 0).support, default=0)
 
     def look(one: Seen) -> None:
@@ -57,7 +57,7 @@ def finish(recipe: "ShapeRecipe", encoder: Encoder, folder: Path, watch: Watch) 
 
     categories = len(set(labelled.category))
     watch.say(f"few-shot part segmentation on {len(labelled)} labelled shapes of {categories} categories")
-    left_out = _read(folder / "run.json").get("recipe", {}).get("labelled")
+    left_out = read_json(folder / "run.json").get("recipe", {}).get("labelled")
     apart = recipe.labelled is None or str(recipe.labelled.absolute()) == left_out
     if not apart and recipe.data and not recipe.source.retain_labelled:
         watch.say(
@@ -146,11 +146,3 @@ def _decomposed(prepared: Any, i: int) -> Any:
     sample = prepared[i]
     layers = {"component": sample["component"][-1].numpy()}
     return Shown(prepared.names[i], sample["points"].numpy(), layers, normals=sample["normals"].numpy())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What an earlier evaluation left, {} where that is nothing, or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}

@@ -4,27 +4,22 @@ Reads the dictionaries that a run leaves (``evaluation.json``, ``run.json``, ``m
 Every section appears only when its data is there. Letters: P points of a shape.
 """
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from partwhole.core.doctor import diagnose
 from partwhole.core.report import (
     Page,
     Series,
     Spread,
     bar_chart,
-    curves,
     decimal,
-    flatten,
     line_chart,
-    read_metrics,
     table_html,
 )
+from partwhole.core.run_page import read_json, run_page
 from partwhole.shape3d.gallery import EXTREME, SAMPLE, Shown, gallery, spaced, write_plys
 from partwhole.shape3d.render import write_ply
 from partwhole.shape3d.viewer import viewer
@@ -74,42 +69,33 @@ def write_report(
         The path of the page.
     """
     folder = Path(folder)
-    evaluation = _json(folder / "evaluation.json") if evaluation is None else evaluation
-    run = _json(folder / "run.json") if run is None else run
-    metrics = read_metrics(folder / "metrics.jsonl") if metrics is None else metrics
+    evaluation = read_json(folder / "evaluation.json") if evaluation is None else evaluation
     shapes = [s.upright(up).with_error() for s in shown]
-    page = Page(title)
     few_shot, decomposition = evaluation.get("few_shot") or {}, evaluation.get("decomposition") or {}
     lead = [about.strip() or _about(decomposition, method), few_shot_summary(few_shot, method)]
-    page.text(" ".join(t for t in lead if t), lead=True)
-    if command := run.get("command"):
-        page.code(command if isinstance(command, str) else shlex.join(map(str, command)))
-    for finding in diagnose(metrics):
-        page.note(f"Careful: {finding.text}.")
-    if few_shot.get("arms"):
-        _few_shot(page, few_shot, method)
-    if problems := (evaluation.get("labelled") or {}).get("problems"):
-        rows = [[str(path), str(why)] for path, why in problems[:200]]
-        page.table(["file", "why"], rows, fold=f"{len(problems)} problems with the labelled shapes")
-    if evaluation.get("classification"):
-        _classification(page, evaluation["classification"], method)
-    if shapes:
-        page.section("Shapes")
-        gallery(page, shapes, folder / "pictures", sample=sample, extreme=extreme)
-        page.section("Turn them yourself")
-        most_to_see_first = sorted(spaced(shapes, viewer_shapes), key=lambda s: -len(s.layers))
-        page.raw(viewer(most_to_see_first, points=viewer_points))
-        write_plys(shown, folder / "ply")
-        page.text(
-            "The folder ply holds every shape with its predicted parts as a coloured cloud, for MeshLab or Blender."
-        )
-    if decomposition:
-        _decomposition(page, decomposition)
-    if charts := curves(metrics):
-        page.section("Training curves").grid(charts, width=290)
-    if settings := flatten({k: v for k, v in run.items() if k not in ("command", "identity")}):
-        page.section("Configuration").table(["setting", "value"], settings)
-    return page.write(folder / "report.html")
+
+    def body(page: Page) -> None:
+        if few_shot.get("arms"):
+            _few_shot(page, few_shot, method)
+        if problems := (evaluation.get("labelled") or {}).get("problems"):
+            rows = [[str(path), str(why)] for path, why in problems[:200]]
+            page.table(["file", "why"], rows, fold=f"{len(problems)} problems with the labelled shapes")
+        if evaluation.get("classification"):
+            _classification(page, evaluation["classification"], method)
+        if shapes:
+            page.section("Shapes")
+            gallery(page, shapes, folder / "pictures", sample=sample, extreme=extreme)
+            page.section("Turn them yourself")
+            most_to_see_first = sorted(spaced(shapes, viewer_shapes), key=lambda s: -len(s.layers))
+            page.raw(viewer(most_to_see_first, points=viewer_points))
+            write_plys(shown, folder / "ply")
+            page.text(
+                "The folder ply holds every shape with its predicted parts as a coloured cloud, for MeshLab or Blender."
+            )
+        if decomposition:
+            _decomposition(page, decomposition)
+
+    return run_page(folder, title, " ".join(t for t in lead if t), body, run=run, metrics=metrics)
 
 
 # -- words and numbers -----------------------------------------------------------------------------------------------
@@ -276,10 +262,6 @@ def _binned(histogram: Sequence[Sequence[float]], most: int = 40) -> list[tuple[
 
 
 # -- small things ----------------------------------------------------------------------------------------------------
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _cell(arms: Mapping, arm: str, shot: int, key: str = "category_iou") -> Spread:
