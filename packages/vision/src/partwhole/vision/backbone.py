@@ -78,10 +78,8 @@ class Backbone(Encoder):
         return torch.cat([y[:, : self.special], y[:, self.special + self.registers :]], 1) if self.registers else y
 
     def stages(self) -> list[nn.Module]:
-        blocks = getattr(self.net, "blocks", None)
-        if isinstance(blocks, nn.Sequential):
-            return [self.net.patch_embed, *blocks]
-        return [m for m in self.net.children() if any(True for _ in m.parameters())]
+        parts = [m for m in self.net.children() if any(True for _ in m.parameters())]
+        return [one for m in parts for one in (m if isinstance(m, nn.Sequential) else [m])]
 
 
 class BatchNorm2d(BatchNorm):
