@@ -1,8 +1,8 @@
 """Images that need no file: generated scenes of coloured objects with their masks, and scikit-learn's digits.
 
-A scene has one large object in front, whose form is its class, and up to three small ones behind it, of any form. Form
+A scene has one large object in front, whose form is its class, and up to two small ones behind it, of any form. Form
 alone tells the class: colours, textures, place, size, stretch, background and light are drawn without looking at it.
-Light comes from above and shadows fall below, and objects lean by 30 degrees at most, so that up and down can be told.
+Light comes from above and shadows fall below, and objects lean by 20 degrees at most, so that up and down can be told.
 Letters: S size of a side in pixels, G points of a coarse grid.
 """
 
@@ -143,10 +143,10 @@ def _drawn(seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     light = _field(dice, size, 3)
     image = _background(dice, size)
     mask = np.zeros((size, size), np.uint8)
-    for other in range(dice.below(4)):
+    for other in range(dice.below(3)):
         place = dice(0.05, 0.95), dice(0.05, 0.95)
-        _paint(dice, image, mask, 2 + other, CLASSES[dice.below(len(CLASSES))], place, dice(0.08, 0.15))
-    radius = dice(0.22, 0.38)
+        _paint(dice, image, mask, 2 + other, CLASSES[dice.below(len(CLASSES))], place, dice(0.07, 0.12))
+    radius = dice(0.25, 0.4)
     place = dice(radius * 0.85, 1 - radius * 0.85), dice(radius * 0.85, 1 - radius * 0.85)
     _paint(dice, image, mask, 1, CLASSES[number % len(CLASSES)], place, radius)
     image *= 1 + 0.15 * light[..., None]
@@ -170,7 +170,7 @@ def _background(dice: _Dice, size: int) -> np.ndarray:
     else:
         blend = 0.5 + 0.5 * _field(dice, size, 4 + dice.below(8))
     first, second = _colour(dice), _colour(dice)
-    return first + blend[..., None] * (second - first) + 0.08 * _field(dice, size, 9)[..., None]
+    return first + 0.5 * blend[..., None] * (second - first) + 0.06 * _field(dice, size, 9)[..., None]
 
 
 def _paint(
@@ -178,7 +178,7 @@ def _paint(
 ) -> None:
     """Paint an object and its shadow; ``place`` and ``radius`` are parts of the side."""
     size = len(image)
-    lean, stretch = dice(-0.52, 0.52), dice(0.8, 1.25)
+    lean, stretch = dice(-0.35, 0.35), dice(0.85, 1.18)
     wave, turn, texture = dice(4, 9), dice(0, np.pi), dice.below(4)
     drop, dark = dice(0.08, 0.25), dice(0.2, 0.5)
     reach = 1.4 * radius
@@ -211,7 +211,7 @@ def _paint(
         blend = (np.sin(wave * along) * np.sin(wave * across) > 0).astype(np.float32)
     else:
         blend = (np.cos(wave * along) + np.cos(wave * across) > 0.8).astype(np.float32)
-    colour = (first + blend[..., None] * (second - first)) * (1 + 0.25 * y[..., None])  # light from above
+    colour = (first + 0.5 * blend[..., None] * (second - first)) * (1 + 0.25 * y[..., None])  # light from above
     patch += alpha[..., None] * (colour - patch)
     where[alpha > 0.5] = number
 
