@@ -102,7 +102,12 @@ def classes(train=60, test=40):
 
 def measured(options=None, of=None, **rest):
     options = options or Probe(
-        arms=("input", "random", "scratch", "frozen", "finetune"), shots=(1, 5, 99), draws=2, steps=20, lr=1e-2, batch=16
+        arms=("input", "random", "scratch", "frozen", "finetune"),
+        shots=(1, 5, 99),
+        draws=2,
+        steps=20,
+        lr=1e-2,
+        batch=16,
     )
     see = lambda thing: thing["x"]  # noqa: E731
     return probe(of or encoder(), classes(), plain=see, look=see, options=options, **rest)

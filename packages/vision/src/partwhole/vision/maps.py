@@ -82,7 +82,7 @@ def attention(encoder: Encoder, x: Tensor) -> Tensor:
             "take a transformer with one, such as the network vit or vit_small_patch16_224"
         )
     last = encoder.net.blocks[-1] if hasattr(encoder.net, "blocks") else None
-    layer = getattr(last, "attn", None)
+    layer: Any = getattr(last, "attn", None)
     if not hasattr(layer, "attn_drop") or not hasattr(layer, "fused_attn"):
         raise ValueError(f"the last block of {encoder.name} does not show its attention: choose a plain ViT of timm")
     seen: list[Tensor] = []
@@ -149,8 +149,8 @@ def jaccard_of(
     mean: Three = MEAN,
     std: Three = STD,
 ) -> dict[str, dict[str, Spread]]:
-    """How well the masks of attention cover the objects: {row: {"best head", "mean of heads": mean and spread over
-    images}}.
+    """How well the masks of attention cover the objects: {row: {"best head": Spread, "mean of heads": Spread}}, the
+    spread over images.
 
     samples: "image" uint8 (3, H, W) and "mask" (H, W), of an object where above 0, not counted where 255. Images
     without an object are left out.

@@ -82,7 +82,7 @@ def pca_rgb(features: Sequence[Tensor], *, masked: bool = True) -> list[Tensor]:
     """
     if not len(features) or any(f.ndim != 3 for f in features):
         raise ValueError(
-            f"features (D, h, w) of at least one image are needed; got {[tuple(f.shape) for f in features]}"
+            f"features (D, h, w) of one image or more are needed; got {[tuple(f.shape) for f in features]}"
         )
     kept = foreground(features) if masked else [torch.ones_like(f[0], dtype=torch.bool) for f in features]
     rows = torch.cat([f.flatten(1).mT[k.flatten()] for f, k in zip(features, kept, strict=True)])
@@ -115,9 +115,7 @@ def reconstructions(method: MAE, x: Tensor, keep: Tensor) -> tuple[Tensor, Tenso
     """
     embed = method.encoder.embed
     if not isinstance(embed, Patches):
-        raise ValueError(
-            f"only what is rebuilt as pixels can be shown, not that of {type(embed).__name__}: use Patches"
-        )
+        raise ValueError(f"what is rebuilt as pixels can be shown, not that of {type(embed).__name__}: use Patches")
     with resting(method):
         rebuilt, _ = method.rebuilt({"x": x, "keep": keep})
     truth = embed.target(x)
