@@ -31,12 +31,21 @@ class Attention(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool, turn: Turn | None = None) -> Tensor:
-        # (B, H, L, D/H) each; apart along this axis, their gradients are put together as the layer wants them
-        q, k, v = (y.transpose(1, 2) for y in self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2))
-        if turn is not None:
-            q, k = turned(q, turn), turned(k, turn)
+        q, k, v = self.parts(x, turn)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
         return self.out(y.transpose(1, 2).flatten(2))
+
+    def parts(self, x: Tensor, turn: Turn | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, H, L, D/H) each."""
+        # apart along this axis, their gradients are put together as the layer wants them
+        q, k, v = (y.transpose(1, 2) for y in self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2))
+        return (q, k, v) if turn is None else (turned(q, turn), turned(k, turn), v)
+
+    def first(self, x: Tensor, mask: Tensor | None, turn: Turn | None = None) -> Tensor:
+        """How much the first token takes of each, (B, H, L), summing to 1; mask (B, 1, 1, L)."""
+        q, k, _ = self.parts(x, turn)
+        score = q[:, :, :1] @ k.mT / q.shape[-1] ** 0.5
+        return (score if mask is None else score.masked_fill(~mask, -torch.inf)).softmax(-1)[:, :, 0]
 
 
 def rotary(coordinates: Tensor, width: int, base: float) -> Turn:
@@ -178,6 +187,21 @@ class TransformerEncoder(Encoder):
         if not 1 <= count <= self.depth:
             raise ValueError(f"the last {count} layers of {self.depth} are asked for: ask for 1 to {self.depth}")
         return [self._returned(y) for y in self.trunk.layers(*self._entered(x, None, None, None, valid), count=count)]
+
+    @torch.no_grad()
+    def attention(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        """What the CLS token takes of each token of the input in the last block, by each head: (B, H, L).
+
+        Its shares of itself and of registers are left out, so the rest sums to less than 1; 0 where a token is not
+        real. ValueError for an encoder without a CLS token.
+        """
+        if not self.cls or self.first is None:
+            raise ValueError("only a CLS token's attention says what the whole is made of: build this encoder with cls")
+        tokens, real, turn = self._entered(x, None, None, None, valid)
+        block: Any = self.trunk.blocks[-1]
+        before = self.trunk.layers(tokens, real, turn, count=2)[0]
+        mask = None if real is None else attention_mask(real)
+        return block.attention.first(block.norm1(before), mask, turn)[..., len(self.first) :]
 
     def _entered(
         self, x: Tensor, keep: Tensor | None, hidden: Tensor | None, token: Tensor | None, valid: Tensor | None

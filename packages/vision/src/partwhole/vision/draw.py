@@ -1,0 +1,83 @@
+"""Tensors as one PNG, small enough for a report.
+
+Axes: H W pixels. Colours (3, H, W) are in [0, 1].
+"""
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from partwhole.vision.maps import enlarged
+
+FIRE = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # dark to bright in grey too
+LEAST = 0.35  # pictures are not made smaller than by this factor
+
+
+class Picture(NamedTuple):
+    """``page.picture(*picture)``: the bytes of a PNG file, and what is seen on it."""
+
+    png: bytes
+    caption: str
+
+
+def png(rows: Sequence[Sequence[Tensor]], *, limit: int = 60_000, gap: int = 4) -> bytes:
+    """Rows of pictures (3, H, W) side by side on white, ``gap`` pixels apart, as a PNG of 256 colours.
+
+    One that is larger than ``limit`` bytes is made again with fewer pixels until it fits, or a third is left of a side.
+    """
+    from PIL import Image
+
+    widths = [sum(p.shape[2] + gap for p in row) - gap for row in rows]
+    heights = [max(p.shape[1] for p in row) for row in rows]
+    sheet = Image.new("RGB", (max(widths), sum(heights) + gap * (len(rows) - 1)), "white")
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        left = 0
+        for picture in row:
+            pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+            sheet.paste(Image.fromarray(pixels), (left, top))
+            left += picture.shape[2] + gap
+        top += height + gap
+    scale = 1.0
+    while True:
+        size = (max(1, round(sheet.width * scale)), max(1, round(sheet.height * scale)))
+        image = sheet if scale == 1 else sheet.resize(size, Image.Resampling.LANCZOS)
+        out = io.BytesIO()
+        image.quantize(256, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        if out.tell() <= limit or scale * 0.85 < LEAST:
+            return out.getvalue()
+        scale *= 0.85
+
+
+def heat(x: Tensor, size: Sequence[int]) -> Tensor:
+    """A map (h, w) as colours (3, *size), from its lowest value, dark, to its highest, bright; one value is dark."""
+    x = enlarged(x[None], size, smooth=True)[0]
+    low, high = x.min(), x.max()
+    at = (x - low) / (high - low) if high > low else torch.zeros_like(x)
+    stops = torch.tensor(FIRE) / 255
+    below = (at * (len(FIRE) - 1)).floor().clamp(max=len(FIRE) - 2)
+    share = (at * (len(FIRE) - 1) - below)[..., None]
+    i = below.long()
+    return (stops[i] * (1 - share) + stops[i + 1] * share).permute(2, 0, 1)
+
+
+def marked(picture: Tensor, place: tuple[float, float]) -> Tensor:
+    """The picture (3, H, W) with a red cross at ``place``, shares of its height and width."""
+    H, W = picture.shape[1:]
+    y, x = (min(int(p * n), n - 1) for p, n in zip(place, (H, W), strict=True))
+    arm, half = max(3, min(H, W) // 14), max(1, min(H, W) // 90)
+    out = picture.clone()
+    for thick, colour in ((half + 1, (1.0, 1.0, 1.0)), (half, (1.0, 0.0, 0.0))):  # white around it, seen on any ground
+        for down, across in ((arm, thick), (thick, arm)):
+            box = (slice(max(0, y - down), y + down + 1), slice(max(0, x - across), x + across + 1))
+            out[:, box[0], box[1]] = torch.tensor(colour)[:, None, None]
+    return out
+
+
+def covered(picture: Tensor, mask: Tensor, colour: tuple[float, float, float] = (1.0, 0.15, 0.1)) -> Tensor:
+    """The picture (3, H, W), in which what mask (H, W) holds is coloured and the rest is paler."""
+    tint = torch.tensor(colour)[:, None, None]
+    return torch.where(mask, 0.45 * picture + 0.55 * tint, 0.6 * picture + 0.4)
