@@ -1,0 +1,102 @@
+"""Generic methods as recipes for images: what ``core.sees`` asks of a modality, and what differs for some of them."""
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from partwhole.core import sees
+from partwhole.core.catalog import Sees
+from partwhole.core.data import View
+from partwhole.core.encoder import Encoder
+from partwhole.core.masks import Ratio, grid, hide_blocks
+from partwhole.vision.network import Network
+from partwhole.vision.recipe import ImageRecipe, Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cropped(ImageRecipe, ABC):
+    """Of which crops are seen, as DINO has them."""
+
+    policy: Policy = "dino"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patched(ImageRecipe, ABC):
+    """For our transformer over patches, of which the method hides some."""
+
+    network: Network = Network(name="vit")
+
+    def encoder(self) -> Encoder:
+        if self.network.name != "vit":
+            raise ValueError(
+                f"{type(self).__name__} hides patches, which only our own transformer can leave out: leave "
+                f"--network.name at vit, not {self.network.name}"
+            )
+        return super().encoder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gentle(ImageRecipe, ABC):
+    """With a crop and a flip alone: what is hidden makes the task."""
+
+    policy: Policy = "mae"
+
+
+@dataclass(frozen=True)
+class HiddenBlocks:
+    """Draws which tokens are hidden, neighbours together: see ``masks.hide_blocks``."""
+
+    where: Tensor
+    ratio: Ratio
+    chance: float = 1.0
+
+    def __call__(self) -> Tensor:
+        return hide_blocks(self.where, self.ratio, size=max(1, len(self.where) / 12), chance=self.chance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocked(ImageRecipe, ABC):
+    """What is hidden lies together, in about twelve blocks of an image (BEiT's have 16 of 196 patches and more)."""
+
+    def hiding(self, encoder: Encoder, ratio: Ratio, chance: float = 1.0) -> Callable[[], Tensor]:
+        side = round(self.tokens(encoder) ** 0.5)
+        return HiddenBlocks(grid(side, side), ratio, chance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden(Patched, Gentle, ABC):
+    """Three quarters are hidden, here and there."""
+
+    ratio: float = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught(ImageRecipe, ABC):
+    """By labels: the augmentation is FixMatch's weak one."""
+
+    policy: Policy = "weak"
+
+    def shown(self, encoder: Encoder) -> View:
+        return sees.WeakAndStrong(self.look(), self.strong())
+
+
+BETWEEN: dict[Sees, tuple[type[ImageRecipe], ...]] = {
+    "crops": (Cropped,),
+    "numbered": (Cropped,),
+    "hiding": (Patched, Blocked, Cropped),
+    "masked": (Patched, Blocked, Gentle),
+    "kept": (Hidden,),
+    "named": (Patched, Blocked, Gentle),
+    "blocks": (Patched, Gentle),
+    "labels": (Taught,),
+    "guesses": (Taught,),
+    "strong": (Taught,),
+}
+
+
+def on_images(kind: Any) -> Any:
+    """A generic method as a recipe for images."""
+    return sees.recipe(kind, ImageRecipe, *BETWEEN.get(kind.sees, ()), module=__name__)
