@@ -100,16 +100,6 @@ class ImageRecipe(Seeing, ABC):
             return self.source.labelled(self.data[0], watch=watch)
         return self.source.labelled(self.labelled, watch=watch)
 
-    def known(self) -> Sequence[Any]:
-        """The labelled images to learn from."""
-        halves = self.evaluation()
-        if halves is None:
-            raise ValueError(
-                f"{type(self).__name__} learns from labels, and the images have none: give --labelled, a folder with a "
-                "folder of images for each class"
-            )
-        return halves[0]
-
     def classes(self, watch: Any = None) -> Classes | None:
         """The same, with their labels."""
         if (halves := self.evaluation(watch)) is None:

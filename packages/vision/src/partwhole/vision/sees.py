@@ -1,7 +1,7 @@
 """Generic methods as recipes for images: what ``core.sees`` asks of a modality, and what differs for some of them."""
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from partwhole.core.catalog import Sees
 from partwhole.core.data import View
 from partwhole.core.encoder import Encoder
 from partwhole.core.masks import Ratio, grid, hide_blocks
+from partwhole.core.probe import Classes
 from partwhole.vision.network import Network
 from partwhole.vision.recipe import ImageRecipe, Policy
 
@@ -78,6 +79,17 @@ class Taught(ImageRecipe, ABC):
     """By labels: the augmentation is FixMatch's weak one."""
 
     policy: Policy = "weak"
+
+    def classes(self, watch: Any = None) -> Classes:
+        if (found := super().classes(watch)) is None:
+            raise ValueError(
+                f"{type(self).__name__} learns from labels, and the images have none: give --labelled, a folder with a "
+                "folder of images for each class"
+            )
+        return found
+
+    def known(self) -> Sequence[Any]:
+        return self.classes().train
 
     def shown(self, encoder: Encoder) -> View:
         return sees.WeakAndStrong(self.look(), self.strong())

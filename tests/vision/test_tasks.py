@@ -1,0 +1,110 @@
+"""Every recipe on images trains three steps, is evaluated and leaves a page."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from partwhole.core.checkpoint import load_encoder, save_encoder
+from partwhole.core.fit import fit
+from partwhole.core.probe import Probe
+from partwhole.core.watch import Quiet
+from partwhole.vision.recipe import ImageRecipe
+from partwhole.vision.sources import Source
+from partwhole.vision.tasks import TASKS
+
+
+class Heard(Quiet):
+    def __init__(self):
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Red and blue squares, a folder for each, ten of them noisy."""
+    where = tmp_path_factory.mktemp("images")
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 8), ("test", 4)):
+        for name, colour in (("blue", 2), ("red", 0)):
+            (where / part / name).mkdir(parents=True)
+            for i in range(count):
+                x = torch.randint(0, 60, (24, 24, 3), generator=generator).byte()
+                x[..., colour] += 150
+                Image.fromarray(x.numpy()).save(where / part / name / f"{i}.png")
+    return where
+
+
+def tiny(recipe: ImageRecipe, cache: Path, **rest) -> ImageRecipe:
+    """The same recipe, small enough for a test."""
+    words = {"vocabulary": 16} if hasattr(recipe, "vocabulary") else {}
+    network = replace(recipe.network, width=0.125, dim=32, depth=1, patch=4)
+    return replace(
+        recipe,
+        **words,
+        source=Source(cache=cache, generate=12, generate_labelled=3, workers=1),
+        network=network,
+        size=16,
+        batch=4,
+        fit=replace(recipe.fit, steps=3, log_every=1, device="cpu"),
+        measure=Probe(arms=("random", "frozen"), shots=(1,), draws=1),
+        **rest,
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_three_steps_and_is_shown(task, cache, folder, tmp_path):
+    recipe = tiny(TASKS[task](), cache, data=(folder,))
+    run = recipe.build(watch=Quiet())
+    before = [p.clone() for p in run.method.encoder.parameters()]
+    method = fit(run, recipe.fit, tmp_path, watch=Quiet())
+    after = list(method.encoder.parameters())
+    assert all(p.isfinite().all() for p in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    save_encoder(method.encoder, tmp_path)
+    done = recipe.finish(load_encoder(tmp_path), tmp_path)
+    page = done["report"].read_text()
+    assert page.count("data:image/png") >= 1
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert set(evaluation["probe"]["arms"]) == {"random knn", "random linear", "frozen knn", "frozen linear"}
+    assert f"{type(recipe).__name__}, linear layer" in done["text"]
+
+
+def test_images_without_labels_are_trained_on_and_not_measured(cache, tmp_path):
+    for i in range(6):
+        Image.new("RGB", (20 + i, 16), (40 * i, 9, 9)).save(tmp_path / f"{i}.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    recipe, heard = tiny(TASKS["simclr"](), cache, data=(tmp_path,)), Heard()
+    out = tmp_path / "run"
+    run = recipe.build(watch=heard)
+    save_encoder(fit(run, recipe.fit, out, watch=Quiet()).encoder, out)
+    assert any("broken.jpg" in line and "skipped" in line for line in heard.said)
+    done = recipe.finish(load_encoder(out), out, heard)
+    assert "no labelled images" in done["text"]
+    assert "broken.jpg" in done["report"].read_text()
+    with pytest.raises(ValueError, match="FixMatch learns from labels.*give --labelled"):
+        tiny(TASKS["fixmatch"](), cache, data=(tmp_path,)).build(watch=Quiet())
+
+
+def test_what_a_step_hides_needs_our_transformer(cache):
+    recipe = TASKS["mae"]()
+    with pytest.raises(ValueError, match="only our own transformer can leave out"):
+        tiny(replace(recipe, network=replace(recipe.network, name="resnet18")), cache).build(watch=Quiet())
+
+
+def test_generated_scenes_are_the_default(cache, tmp_path):
+    recipe = tiny(TASKS["simclr"](), cache)
+    run = recipe.build(watch=Quiet())
+    method = fit(run, recipe.fit, tmp_path, watch=Quiet())
+    done = recipe.finish(method.encoder, tmp_path)
+    assert "SimCLR, linear layer" in done["text"]
