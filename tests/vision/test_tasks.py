@@ -92,7 +92,7 @@ def test_images_without_labels_are_trained_on_and_not_measured(cache, tmp_path):
     done = recipe.finish(load_encoder(out), out, heard)
     assert "no labelled images" in done["text"]
     assert "broken.jpg" in done["report"].read_text()
-    with pytest.raises(ValueError, match="FixMatch learns from labels.*give --labelled"):
+    with pytest.raises(ValueError, match=r"FixMatch learns from labels.*give --labelled"):
         tiny(TASKS["fixmatch"](), cache, data=(tmp_path,)).build(watch=Quiet())
 
 
