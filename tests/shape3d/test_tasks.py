@@ -65,6 +65,14 @@ def test_layers_come_in_the_order_in_which_they_run(name):
     assert all("trunk.norm" in n for n in left), left
 
 
+def test_a_task_has_what_it_sees_and_the_network_that_it_needs():
+    """A dataclass would take fields from the wrong one of two bases."""
+    cropped = {t for t, task in TASKS.items() if task().decompose.engine == "points"}
+    assert cropped == {"swav", "deepcluster", "obow", "lejepa", "dino", "ibot", "dinov2", "dinov3"}
+    hidden = {t for t, task in TASKS.items() if task().network.name == "transformer"}
+    assert hidden == {"ibot", "dinov2", "dinov3", "mae", "beit", "ijepa", "data2vec"}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_trains_three_steps(task, cache):
     recipe = tiny(TASKS[task](), cache)

@@ -108,3 +108,15 @@ def test_generated_scenes_are_the_default(cache, tmp_path):
     method = fit(run, recipe.fit, tmp_path, watch=Quiet())
     done = recipe.finish(method.encoder, tmp_path)
     assert "SimCLR, linear layer" in done["text"]
+
+
+def test_a_task_has_the_views_of_its_paper_and_the_network_that_it_needs():
+    """A dataclass would take fields from the wrong one of two bases."""
+    policies = {name: task().policy for name, task in TASKS.items()}
+    assert {policies[t] for t in ("dino", "ibot", "dinov2", "swav")} == {"dino"}
+    assert {policies[t] for t in ("mae", "beit", "ijepa", "data2vec")} == {"mae"}
+    assert [policies[t] for t in ("simclr", "moco", "byol", "fixmatch")] == ["simclr", "mocov2", "byol", "weak"]
+    assert {t for t, task in TASKS.items() if task().network.name == "vit"} == {
+        "ibot", "dinov2", "dinov3", "mae", "beit", "ijepa", "data2vec"
+    }  # fmt: skip
+    assert TASKS["mae"]().ratio == 0.75

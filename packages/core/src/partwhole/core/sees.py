@@ -9,7 +9,7 @@ Axes: L tokens, K of them, T blocks of them.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -337,10 +337,17 @@ SEES: Mapping[Sees, type[Seeing]] = {
 }
 
 
-def recipe(kind: Any, base: type, *between: type, module: str) -> Any:
+def recipe(kind: Any, base: type, *between: type, module: str, **defaults: Any) -> Any:
     """The recipe of a generic method for a modality: its options of ``catalog``, its batches, and the modality's rest.
 
-    base is the modality's recipe, a ``Seeing``; ``between`` are changes of it for what this kind sees.
+    base is the modality's recipe, a ``Seeing``; ``between`` are changes of it for what this kind sees,
+    ``defaults`` for this kind alone.
     """
     about = {"__doc__": kind.__doc__, "__module__": module}
-    return dataclass(frozen=True, kw_only=True)(type(kind.__name__, (kind, *between, SEES[kind.sees], base), about))
+    mixed = type(kind.__name__, (kind, *between, SEES[kind.sees], base), about)
+    # A dataclass takes each base with all that it inherited, so that one which says nothing of a field would undo what
+    # the next one says of it: the defaults are those that Python itself finds.
+    known = {f.name: f.type for one in reversed(mixed.__mro__) if is_dataclass(one) for f in fields(one)}
+    told = {name: getattr(mixed, name) for name in known if hasattr(mixed, name)} | defaults
+    own = {**about, **told, "__annotations__": {name: known[name] for name in told}}
+    return dataclass(frozen=True, kw_only=True)(type(kind.__name__, mixed.__bases__, own))

@@ -52,7 +52,8 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         else:
             probe_report.section(page, evaluation["probe"], name)
         page.section("What it was shown")
-        page.picture(_views(recipe, images, encoder), "Images, and beside each its views in one step.")
+        sheet, columns = _views(recipe, images, encoder)
+        page.picture(sheet, "Images, and beside each its views in one step.", width=100 * columns)
         if images.problems:
             rows = [[str(path), str(why)] for path, why in images.problems[:200]]
             page.table(["file", "what"], rows, fold=f"{len(images.problems)} problems with the images")
@@ -61,14 +62,14 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     return {"text": text, "report": run_page(folder, f"{name} on images", lead, body)}
 
 
-def _views(recipe: "ImageRecipe", images: Sequence[Any], encoder: Encoder, rows: int = 6) -> bytes:
-    """Some images, and beside each what a step sees of it, hidden patches grey: the PNG of a sheet."""
+def _views(recipe: "ImageRecipe", images: Sequence[Any], encoder: Encoder, rows: int = 6) -> tuple[bytes, int]:
+    """Some images, and beside each what a step sees of it, hidden patches grey: a PNG, and its columns."""
     view, state = recipe.shown(encoder), torch.get_rng_state()
     torch.manual_seed(recipe.fit.seed)
     some = [images[i * len(images) // rows] for i in range(min(rows, len(images)))]
     seen = [[sample["image"], *_seen(view(sample), encoder)] for sample in some]
     torch.set_rng_state(state)
-    return contact(list(zip(*seen, strict=True)))
+    return contact(list(zip(*seen, strict=True))), len(seen[0])
 
 
 def _seen(batch: Mapping[str, Any], encoder: Encoder) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from partwhole.core import sees
+from partwhole.core import catalog, sees
 from partwhole.core.catalog import Sees
 from partwhole.core.data import View
 from partwhole.core.encoder import Encoder
@@ -109,6 +109,16 @@ BETWEEN: dict[Sees, tuple[type[ImageRecipe], ...]] = {
 }
 
 
+PAPERS: dict[Any, Policy] = {
+    catalog.MoCo: "mocov2",
+    catalog.SimSiam: "mocov2",
+    catalog.BYOL: "byol",
+    catalog.BarlowTwins: "byol",
+    catalog.VICReg: "byol",
+}  # whose views these papers take; the others are told by what they see
+
+
 def on_images(kind: Any) -> Any:
     """A generic method as a recipe for images."""
-    return sees.recipe(kind, ImageRecipe, *BETWEEN.get(kind.sees, ()), module=__name__)
+    own = {"policy": PAPERS[kind]} if kind in PAPERS else {}
+    return sees.recipe(kind, ImageRecipe, *BETWEEN.get(kind.sees, ()), module=__name__, **own)
