@@ -50,9 +50,11 @@ def _crop(image: Tensor, box: Sequence[int], out: Tensor) -> None:
         x = F.interpolate(x[None], (size, size), mode="bilinear", antialias=True)[0]
         torch.mul(x.flip(-1) if mirrored else x, 1 / 255, out=out)
         return
-    x = _joined([weight @ x[:, first:last] for first, last, weight in _blocks(height, size, False)], 1)
-    columns = [x[..., first:last] @ weight.mT for first, last, weight in _blocks(width, size, bool(mirrored))]
-    torch.cat(columns, 2, out=out)
+    x = _joined([weight @ x[:, first:last] for first, last, weight in _blocks(height, size)], 1)
+    blocks = _blocks(width, size)
+    if mirrored:
+        blocks = [(first, last, weight.flip(0)) for first, last, weight in reversed(blocks)]
+    torch.cat([x[..., first:last] @ weight.mT for first, last, weight in blocks], 2, out=out)
 
 
 def _joined(parts: list[Tensor], axis: int) -> Tensor:
@@ -60,10 +62,10 @@ def _joined(parts: list[Tensor], axis: int) -> Tensor:
 
 
 @lru_cache(maxsize=512)
-def _blocks(source: int, size: int, mirrored: bool) -> list[tuple[int, int, Tensor]]:
+def _blocks(source: int, size: int) -> list[tuple[int, int, Tensor]]:
     """What resizes a row of ``source`` pixels, some new pixels at a time: the old ones from first to last that they
     take of, and the weights. Their sums are 255 ** -.5: two of them bring 255 to 1."""
-    weight = _weights(torch.tensor([[0, source, mirrored]]), source, size, torch.device("cpu"))[0] / math.sqrt(255)
+    weight = _weights(torch.tensor([[0, source, 0]]), source, size, torch.device("cpu"))[0] / math.sqrt(255)
     blocks = []
     for rows in weight.split(size if size <= SMALL else BLOCK):
         taken = rows.any(0).nonzero()
