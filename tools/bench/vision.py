@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from measure import Work
 from PIL import Image
+from step_peers import without_bolts
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -82,6 +83,7 @@ def solo(a: Augment) -> View:
         "color_jitter_prob": a.jitter, "gray_scale_prob": a.grey, "horizontal_flip_prob": a.flip,
         "gaussian_prob": a.blur, "solarization_prob": a.solarize, "crop_size": a.size,
     }  # fmt: skip
+    without_bolts()
     transform = importlib.import_module("solo.utils.pretrain_dataloader").CustomTransform
     low, high = a.scale or (1.0, 1.0)
     return transform(a.brightness, a.contrast, a.saturation, a.hue, min_scale=low, max_scale=high, **options).transform
@@ -125,7 +127,7 @@ def sides(a: Augment, files: list[bytes], device: str, decode: bool) -> dict[str
     for name, peer in {"solo-learn": solo, "lightly": lightly}.items():
         try:
             found[name] = each(peer(a), True)
-        except (ImportError, AttributeError):  # not there, or not for the numpy that is
+        except ImportError:
             continue
     found["ours"] = each(lambda image: a({"image": image}), False)
     found["ours, batch"] = lambda: many(a, [tensor(decoded(f)) for f in files] if decode else tensors, device)

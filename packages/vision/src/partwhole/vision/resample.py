@@ -50,7 +50,9 @@ def _crop(image: Tensor, box: Sequence[int], out: Tensor) -> None:
         x = F.interpolate(x[None], (size, size), mode="bilinear", antialias=True)[0]
         torch.mul(x.flip(-1) if mirrored else x, 1 / 255, out=out)
         return
-    x = _joined([weight @ x[:, first:last] for first, last, weight in _blocks(height, size)], 1)
+    x = _joined(
+        [torch.bmm(weight.expand(3, -1, -1), x[:, first:last]) for first, last, weight in _blocks(height, size)], 1
+    )
     blocks = _blocks(width, size)
     if mirrored:
         blocks = [(first, last, weight.flip(0)) for first, last, weight in reversed(blocks)]
@@ -78,8 +80,7 @@ def _crops_at_once(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     device, (height, width) = images.device, images.shape[-2:]
     rows = _weights(boxes[:, [0, 2, 4]] * torch.tensor([1, 1, 0]), height, size, device)
     columns = _weights(boxes[:, [1, 3, 4]], width, size, device)
-    with torch.autocast(device.type, enabled=False):
-        return rows[:, None] @ (images.float() / 255 @ columns.mT[:, None])
+    return rows[:, None] @ (images.float() / 255 @ columns.mT[:, None])
 
 
 def _weights(parts: Tensor, source: int, size: int, device: torch.device) -> Tensor:
@@ -139,8 +140,7 @@ def blur_(x: Tensor, sigma: float | Tensor) -> Tensor:
         matrix[..., 1 : reach + 1] += band[..., :reach].flip(-1)
         matrix[..., S - 1 - reach : S - 1] += band[..., reach + S :].flip(-1)
     matrix = matrix[:, None] if x.ndim > 3 else matrix
-    with torch.autocast(x.device.type, enabled=False):
-        return x.copy_(matrix @ x @ matrix.mT)
+    return x.copy_(matrix @ x @ matrix.mT)
 
 
 # ------------------------------------------------------------------ turns and slants
