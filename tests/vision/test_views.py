@@ -94,6 +94,16 @@ def test_a_view_is_a_function_of_torchs_seed_and_apply_of_its_numbers():
     assert torch.equal(image, picture(30, 45))
 
 
+def test_a_view_is_made_in_full_precision_and_without_gradients():
+    image = picture(30, 45)
+    torch.manual_seed(0)
+    drawn = {k: v[None] for k, v in replace(COLOURS, grey=1.0, blur=1.0).draw(30, 45).items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = COLOURS.apply(image[None], drawn)
+    assert torch.equal(inside, COLOURS.apply(image[None], drawn))
+    assert not inside.requires_grad
+
+
 def farthest(a: torch.Tensor, b: torch.Tensor) -> float:
     """Greatest distance of two empirical distributions (Kolmogorov, Smirnov)."""
     every = torch.cat([a, b]).sort().values

@@ -145,11 +145,15 @@ def lightly_mae(x: Tensor, args: argparse.Namespace) -> Side:
 # ------------------------------------------------------------------ solo-learn's
 
 
-def solo(name: str, views: Sequence[Tensor], args: argparse.Namespace, **options: object) -> Side:
-    # of lightning-bolts, which no longer imports beside a recent Lightning, it needs the name of a schedule alone
+def without_bolts() -> None:
+    """Of lightning-bolts, which no longer imports beside a recent Lightning, it needs the name of a schedule alone."""
     for module in ("pl_bolts", "pl_bolts.optimizers", "pl_bolts.optimizers.lr_scheduler"):
         sys.modules[module] = types.ModuleType(module)
     sys.modules["pl_bolts.optimizers.lr_scheduler"].LinearWarmupCosineAnnealingLR = None  # type: ignore[attr-defined]
+
+
+def solo(name: str, views: Sequence[Tensor], args: argparse.Namespace, **options: object) -> Side:
+    without_bolts()
     teacher = {"base_tau_momentum": MOMENTUM, "final_tau_momentum": 1.0, "momentum_classifier": False}
     model = getattr(importlib.import_module("solo.methods"), name)(
         encoder=f"vit_{args.size}",

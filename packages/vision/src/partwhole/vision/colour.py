@@ -3,17 +3,13 @@
 All agree with torchvision's functions of the same names on floats, to rounding, at a fraction of the time.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 Amount = float | Tensor
 LUMA = (0.2989, 0.587, 0.114)  # what red, green and blue add to brightness (ITU-R BT.601)
-
-
-def luma(x: Tensor) -> Tensor:
-    """Brightness (..., 1, H, W)."""
-    red, green, blue = (x.narrow(-3, i, 1) for i in range(3))
-    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def brightness_(x: Tensor, amount: Amount) -> Tensor:
@@ -23,14 +19,33 @@ def brightness_(x: Tensor, amount: Amount) -> Tensor:
 
 def contrast_(x: Tensor, amount: Amount) -> Tensor:
     """0 is the mean brightness everywhere, 1 the same."""
-    mean = (x.mean((-2, -1)) * x.new_tensor(LUMA)).sum(-1)[..., None, None, None]
-    return x.mul_(amount).add_(mean * (1 - amount)).clamp_(0, 1)
+    mean = x.mean((-2, -1))
+    if x.ndim == 3:  # numbers are faster than tensors of one number
+        grey = sum(weight * level for weight, level in zip(LUMA, mean.tolist(), strict=True))
+    else:
+        grey = (mean @ _luma(x.dtype, x.device)[0])[:, None, None, None]
+    return x.mul_(amount).add_(grey * (1 - amount)).clamp_(0, 1)
 
 
 def saturation_(x: Tensor, amount: Amount) -> Tensor:
     """0 is grey, 1 the same."""
-    grey = luma(x).mul_(1 - amount)
-    return x.mul_(amount).add_(grey).clamp_(0, 1)
+    grey, rest = _luma(x.dtype, x.device), _luma(x.dtype, x.device, rest=True)
+    if isinstance(amount, Tensor):
+        return _mixed(x, torch.addcmul(grey, rest, amount.view(-1, 1, 1))).clamp_(0, 1)
+    return _mixed(x, torch.add(grey, rest, alpha=amount)).clamp_(0, 1)
+
+
+@lru_cache(maxsize=16)
+def _luma(dtype: torch.dtype, device: torch.device, rest: bool = False) -> Tensor:
+    """What makes colours grey, (3, 3), or what else there is in them."""
+    grey = torch.tensor([LUMA] * 3, dtype=dtype, device=device)
+    return torch.eye(3, dtype=dtype, device=device) - grey if rest else grey
+
+
+def _mixed(x: Tensor, matrix: Tensor) -> Tensor:
+    """Channels mixed, in place."""
+    flat = x.view(*x.shape[:-2], -1)
+    return flat.copy_(matrix @ flat).view(x.shape)
 
 
 def hue_(x: Tensor, amount: Amount) -> Tensor:
@@ -54,7 +69,8 @@ def hue_(x: Tensor, amount: Amount) -> Tensor:
 
 
 def grey_(x: Tensor) -> Tensor:
-    return x.copy_(luma(x).expand_as(x))
+    """Without colours."""
+    return _mixed(x, _luma(x.dtype, x.device))
 
 
 def solarize_(x: Tensor, threshold: Amount = 0.5) -> Tensor:

@@ -50,9 +50,13 @@ def _crop(image: Tensor, box: Sequence[int], out: Tensor) -> None:
         x = F.interpolate(x[None], (size, size), mode="bilinear", antialias=True)[0]
         torch.mul(x.flip(-1) if mirrored else x, 1 / 255, out=out)
         return
-    x = _joined([weight @ x[:, first:last] for first, last, weight in _blocks(height, size, False)], 1)
-    columns = [x[..., first:last] @ weight.mT for first, last, weight in _blocks(width, size, bool(mirrored))]
-    torch.cat(columns, 2, out=out)
+    x = _joined(
+        [torch.bmm(weight.expand(3, -1, -1), x[:, first:last]) for first, last, weight in _blocks(height, size)], 1
+    )
+    blocks = _blocks(width, size)
+    if mirrored:
+        blocks = [(first, last, weight.flip(0)) for first, last, weight in reversed(blocks)]
+    torch.cat([x[..., first:last] @ weight.mT for first, last, weight in blocks], 2, out=out)
 
 
 def _joined(parts: list[Tensor], axis: int) -> Tensor:
@@ -60,10 +64,10 @@ def _joined(parts: list[Tensor], axis: int) -> Tensor:
 
 
 @lru_cache(maxsize=512)
-def _blocks(source: int, size: int, mirrored: bool) -> list[tuple[int, int, Tensor]]:
+def _blocks(source: int, size: int) -> list[tuple[int, int, Tensor]]:
     """What resizes a row of ``source`` pixels, some new pixels at a time: the old ones from first to last that they
     take of, and the weights. Their sums are 255 ** -.5: two of them bring 255 to 1."""
-    weight = _weights(torch.tensor([[0, source, mirrored]]), source, size, torch.device("cpu"))[0] / math.sqrt(255)
+    weight = _weights(torch.tensor([[0, source, 0]]), source, size, torch.device("cpu"))[0] / math.sqrt(255)
     blocks = []
     for rows in weight.split(size if size <= SMALL else BLOCK):
         taken = rows.any(0).nonzero()
@@ -76,8 +80,7 @@ def _crops_at_once(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     device, (height, width) = images.device, images.shape[-2:]
     rows = _weights(boxes[:, [0, 2, 4]] * torch.tensor([1, 1, 0]), height, size, device)
     columns = _weights(boxes[:, [1, 3, 4]], width, size, device)
-    with torch.autocast(device.type, enabled=False):
-        return rows[:, None] @ (images.float() / 255 @ columns.mT[:, None])
+    return rows[:, None] @ (images.float() / 255 @ columns.mT[:, None])
 
 
 def _weights(parts: Tensor, source: int, size: int, device: torch.device) -> Tensor:
@@ -137,8 +140,7 @@ def blur_(x: Tensor, sigma: float | Tensor) -> Tensor:
         matrix[..., 1 : reach + 1] += band[..., :reach].flip(-1)
         matrix[..., S - 1 - reach : S - 1] += band[..., reach + S :].flip(-1)
     matrix = matrix[:, None] if x.ndim > 3 else matrix
-    with torch.autocast(x.device.type, enabled=False):
-        return x.copy_(matrix @ x @ matrix.mT)
+    return x.copy_(matrix @ x @ matrix.mT)
 
 
 # ------------------------------------------------------------------ turns and slants

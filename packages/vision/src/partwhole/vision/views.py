@@ -73,7 +73,7 @@ class Random(ABC):
 
         ``drawn`` is of each, on the CPU: (B, ...). Nothing is random.
         """
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(images[0].device.type, enabled=False):
             x = resample.crops(images, drawn["box"], self.size)
             mean, std = _moments(self.mean, self.std, x.device)
             step = max(1, CACHE // x[0].numel()) if resample.one_by_one(x) else len(x)
