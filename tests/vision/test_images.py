@@ -288,6 +288,16 @@ def test_a_broken_member_of_a_zip_is_skipped(tmp_path):
     assert "Bad CRC" in images.problems[0][1]
 
 
+def test_an_archive_that_is_replaced_is_read_anew(tmp_path):
+    for i in (1, 2):
+        (tmp_path / "new.zip").unlink(missing_ok=True)
+        with zipfile.ZipFile(tmp_path / "new.zip", "w") as made:
+            made.writestr("1.png", picture(i))
+        os.utime(tmp_path / "new.zip", ns=(i, i))
+        (tmp_path / "new.zip").replace(tmp_path / "set.zip")
+        assert np.array_equal(read_images(tmp_path / "set.zip")[0]["image"].permute(1, 2, 0), decode(picture(i)))
+
+
 def test_places_without_images_say_what_is_there(tmp_path):
     with pytest.raises(BadImage, match="no such file or folder"):
         read_images(tmp_path / "nowhere")

@@ -20,6 +20,7 @@ def test_a_scene_is_a_function_of_its_numbers():
     assert not torch.equal(scenes(1, seed=4)[0]["image"], first[0]["image"])
     assert len({hashlib.sha256(s["image"].numpy().tobytes()).hexdigest() for s in many}) == 40
     assert many.names[:7] == few.names
+    assert len({tuple(s["image"][:, :2, :2].flatten().tolist()) for s in many}) > 35  # they do not share backgrounds
 
 
 def test_samples_keep_the_contract():
