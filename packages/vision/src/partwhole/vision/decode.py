@@ -45,9 +45,16 @@ def decode(data: bytes, name: str = "image", *, shorter: int | None = None, larg
                 width, height = image.size
                 if largest is not None and width * height > largest:
                     raise BadImage(name, f"{width} x {height} pixels, more than {largest}", "reduce it, or allow more")
-                if shorter is not None and image.format == "JPEG":
-                    image.draft(None, (2 * shorter, 2 * shorter))  # decodes at 1/2, 1/4, 1/8, where that is enough
-                return np.array(_reduced(rgb(_upright(image), name), shorter))
+                size = width, height
+                if shorter is not None and shorter < min(size):
+                    size = tuple(max(shorter, round(side * shorter / min(size))) for side in size)
+                    if image.format == "JPEG":
+                        image.draft(None, (2 * size[0], 2 * size[1]))  # decodes at 1/2, 1/4, 1/8, where that is enough
+                image.load()
+                made = rgb(image, name)
+                if made.size != size:
+                    made = made.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+                return np.array(_upright(made, image))
         except BadImage:
             raise
         except Image.DecompressionBombError as error:
@@ -68,14 +75,18 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]  # some are missing from some builds
 
 
-def _upright(image: Any) -> Any:
-    from PIL import ImageOps
+def _upright(image: Any, source: Any) -> Any:
+    """``image`` turned as the EXIF of ``source`` says."""
+    from PIL import Image
 
-    image.load()  # what is broken in the pixels must not be taken for broken EXIF
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = source.getexif().get(0x0112, 1)
     except Exception:  # broken EXIF says nothing about the pixels
         return image
+    turns = Image.Transpose
+    by = {2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE,
+          6: turns.ROTATE_270, 7: turns.TRANSVERSE, 8: turns.ROTATE_90}  # fmt: skip
+    return image.transpose(by[orientation]) if orientation in by else image
 
 
 def rgb(image: Any, name: str = "image") -> Any:
@@ -93,13 +104,3 @@ def rgb(image: Any, name: str = "image") -> Any:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _reduced(image: Any, shorter: int | None) -> Any:
-    from PIL import Image
-
-    if shorter is None or min(image.size) <= shorter:
-        return image
-    scale = shorter / min(image.size)
-    size = tuple(max(shorter, round(side * scale)) for side in image.size)
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)

@@ -29,8 +29,6 @@ def split_name(text: str) -> tuple[str, str] | None:
 
 def read(name: str, root: str, split: Split | None) -> Any:
     """Images, or for files to be decoded like all others (ImageNet) their list and the names of classes."""
-    from torchvision import datasets
-
     from partwhole.vision.images import from_dataset, join
 
     if name == "digits":
@@ -40,6 +38,8 @@ def read(name: str, root: str, split: Split | None) -> Any:
         return join([train, test]) if split is None else test if split == "test" else train
     if name == "imagenet":
         return _imagenet(root, split)
+    from torchvision import datasets
+
     if name == "stl10":
         kinds = {"train": ["train"], "test": ["test"], "unlabelled": ["train+unlabeled"], None: ["train", "test"]}
         made = [_made(name, datasets.STL10, root, split=kind) for kind in kinds[split]]

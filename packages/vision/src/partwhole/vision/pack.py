@@ -1,7 +1,8 @@
 """Every image looked at once before training, side by side in processes, and kept decoded where that fits.
 
 A pack is one file: pixels of all images one after the other (H, W, 3) uint8, none where they are too many; then an .npz
-of their sizes and of what is wrong with the others; then how long that is. Letters: N images, H height, W width.
+of their sizes and of what is wrong with the others; then how long that is. Both have checksums.
+Letters: N images, H height, W width.
 Nothing here imports torch with the module: the processes that check images import it.
 """
 
@@ -29,7 +30,7 @@ VERSION = 1  # raised by a change that gives other pixels for the same files
 CHUNK = 32  # images that travel between processes together
 ALONE = 1.0  # seconds of work that this process does by itself before it starts others
 KEPT = 8  # packs in one cache; they can be made again
-END = struct.Struct("<8sQ")
+END = struct.Struct("<8sQI")
 MAGIC = b"pwimages"
 
 
@@ -148,7 +149,7 @@ class _Work:
         text = io.BytesIO()
         np.savez(text, **about, pixels=np.array([file.tell(), self.sum], np.int64))
         file.write(text.getvalue())
-        file.write(END.pack(MAGIC, len(text.getvalue())))
+        file.write(END.pack(MAGIC, len(text.getvalue()), zlib.crc32(text.getvalue())))
 
     def run(self, file: BinaryIO | None) -> None:
         """Look at what was not looked at yet; the pixels go to ``file`` while there is room for them."""
@@ -268,11 +269,12 @@ def _load(path: Path, count: int, memory: int) -> Any:
     try:
         with path.open("rb") as file:
             size = file.seek(-END.size, os.SEEK_END)
-            magic, length = END.unpack(file.read())
-            if magic != MAGIC:
-                return None
+            magic, length, total = END.unpack(file.read())
             file.seek(size - length)
-            with np.load(io.BytesIO(file.read(length)), allow_pickle=False) as about:
+            text = file.read(length)
+            if magic != MAGIC or zlib.crc32(text) != total:
+                return None
+            with np.load(io.BytesIO(text), allow_pickle=False) as about:
                 sizes, (held, total), bad = about["sizes"], about["pixels"], json.loads(about["bad"].tobytes())
         needed = 3 * int(sizes.astype(np.int64).prod(1).sum())
         if len(sizes) != count or held not in (0, needed) or held != size - length or held == 0 < needed <= memory:
