@@ -162,6 +162,8 @@ def test_held_out_is_one_number_whatever_the_batch_and_moves_nothing():
     by_hand = [pretext.drawn(view, samples, i, 5)["x"].flatten()[0].item() for i in range(7)]
     assert found[0]["accuracy"] == pytest.approx(sum(by_hand) / 7)
     assert pretext.held_out(method, view, samples, seed=6) != pytest.approx(found[0])
+    twins = samples[:1] * 2
+    assert not torch.equal(*(pretext.drawn(view, twins, i, 5)["x"] for i in (0, 1))), "each has a view of its own"
     with pytest.raises(ValueError, match="no sample"):
         pretext.held_out(method, view, [])
 

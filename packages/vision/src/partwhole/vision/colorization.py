@@ -25,7 +25,7 @@ from partwhole.vision import lab
 from partwhole.vision.pretext import MEAN, STD, ask, crop, drawn, normalised, sheet
 
 Scale = Literal[2, 4]
-WITHIN = 20.0  # in units of ab: as far as two bins; a difference that is seen at once, but the same name of a colour
+WITHIN = 10.0  # in units of ab: as far as from bin to bin, a difference that is seen at once
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Colorizer(Method):
     names the bin. The paper has a network of its own with a map of S / 4; a transformer with patches of 16 and a
     ``scale`` of 4 has the same.
 
-    In an evaluation there are also ``within``, the share of pixels whose painted colour is not farther than 20 from the
+    In an evaluation there are also ``within``, the share of pixels whose painted colour is not farther than 10 from the
     true one, and ``grey_within``, that of an image left grey.
     """
 
