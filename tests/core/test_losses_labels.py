@@ -8,7 +8,7 @@ from common import check_case, draw, quick
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partwhole.core.losses import consistency, cross_entropy
+from partwhole.core.losses import consistency, cross_entropy, soft_cross_entropy
 
 
 def loop_cross_entropy(logits, label, smoothing=0.0):
@@ -36,7 +36,19 @@ def loop_consistency(weak, strong, threshold, valid=None):
     return sum(terms) / len(terms), sure / len(terms)
 
 
+def loop_soft_cross_entropy(logits, index, share, weight=None):
+    terms = []
+    weight = torch.ones_like(share[..., 0]) if weight is None else weight
+    for row, classes, parts, w in zip(
+        logits.flatten(0, -2), index.flatten(0, -2), share.flatten(0, -2), weight.flatten(), strict=True
+    ):
+        log_p = row - row.exp().sum().log()
+        terms.append(-w * sum(p * log_p[k] for k, p in zip(classes.tolist(), parts, strict=True)))
+    return sum(terms) / len(terms)
+
+
 LABEL = torch.tensor([2, -1, 0, 1, -1, 3])
+SHARED = torch.stack([draw(7, seed=n).argsort()[:3] for n in range(6)])  # three classes a thing
 VALID = torch.tensor([True, True, False, True, True, False])
 CASES = {
     "cross_entropy": dict(
@@ -50,6 +62,20 @@ CASES = {
         reference=lambda x, label: loop_cross_entropy(x, label, 0.2),
         inputs=(draw(3, 2, 4), LABEL.view(3, 2)),
         count=lambda x, label: (label >= 0).sum(),
+    ),
+    "soft_cross_entropy": dict(
+        loss=soft_cross_entropy,
+        reference=loop_soft_cross_entropy,
+        inputs=(draw(6, 7), SHARED, draw(6, 3, seed=1).softmax(-1)),
+        constant=(2,),
+        count=lambda x, *_: len(x),
+    ),
+    "soft_cross_entropy, weighted": dict(
+        loss=lambda x, i, s, w: soft_cross_entropy(x, i, s, weight=w),
+        reference=loop_soft_cross_entropy,
+        inputs=(draw(3, 2, 7), SHARED.view(3, 2, 3), draw(3, 2, 3, seed=1).abs(), draw(3, 2, seed=2).abs()),
+        constant=(2, 3),
+        count=lambda x, *_: len(x),
     ),
     "consistency": dict(
         loss=lambda w, s, v: consistency(w, s, threshold=0.5, valid=v)["loss"],
@@ -86,6 +112,32 @@ def test_consistency_is_the_formula_at_any_threshold(n, k, threshold, scale, see
     assert every["share"].item() == 1
     assert every["loss"].item() == pytest.approx(cross_entropy(strong, weak.argmax(-1)).item(), rel=1e-9)
     assert got["loss"] <= every["loss"] + 1e-12
+
+
+@quick
+@given(n=st.integers(0, 5), k=st.integers(2, 9), leading=st.sampled_from([(), (2,), (3, 1)]), seed=st.integers(0, 99))
+def test_a_label_shared_by_one_class_is_a_label_and_by_all_of_them_a_smoothed_one(n, k, leading, seed):
+    logits = draw(n, *leading, k, seed=seed).requires_grad_()
+    label = draw(n, *leading, k, seed=seed + 1).argmax(-1)
+    every = torch.arange(k).expand(*label.shape, k)
+    smooth = torch.full((k,), 0.2 / k, dtype=torch.float64) + 0.8 * torch.eye(k, dtype=torch.float64)
+    for soft, hard in (
+        (soft_cross_entropy(logits, label[..., None], torch.ones(*label.shape, 1)), cross_entropy(logits, label)),
+        (soft_cross_entropy(logits, every, smooth[label]), cross_entropy(logits, label, smoothing=0.2)),
+    ):
+        assert soft.item() == pytest.approx(hard.item(), abs=1e-12)
+        for a, b in zip(torch.autograd.grad(soft, logits), torch.autograd.grad(hard, logits), strict=True):
+            assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_many_rows_are_looked_at_some_at_a_time_with_one_value_and_gradient():
+    logits, index = draw(3000, 200).requires_grad_(), torch.arange(3000)[:, None] % 200  # more than one chunk
+    share, weight = torch.ones(3000, 1), draw(3000, seed=1).abs()
+    loss = soft_cross_entropy(logits, index, share, weight=weight)
+    plain = -(weight * logits.log_softmax(-1).gather(1, index)[:, 0]).mean()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-12)
+    got, expected = (torch.autograd.grad(x, logits)[0] for x in (loss, plain))
+    assert torch.allclose(got, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -151,6 +203,11 @@ def test_smoothing_keeps_a_perfect_answer_from_costing_nothing():
             r"label \(...\) are needed; got \(3, 4\) and \(4,\)",
         ),
         (lambda: cross_entropy(draw(3, 4), torch.zeros(3).long(), smoothing=1.0), r"in \[0, 1\); got 1.0"),
+        (
+            lambda: soft_cross_entropy(draw(3, 4), torch.zeros(3, 2).long(), draw(3, 1)),
+            r"got \(3, 4\), \(3, 2\) and \(3, 1\)",
+        ),
+        (lambda: soft_cross_entropy(draw(3, 4), SHARED[:3], draw(3, 3), weight=draw(4)), "weight"),
         (lambda: consistency(draw(3, 4), draw(4, 4)), r"must be alike; got \(3, 4\), \(4, 4\)"),
         (lambda: consistency(draw(3, 4), draw(3, 4), threshold=1.5), "threshold is a probability; got 1.5"),
         (lambda: consistency(draw(3, 4), draw(3, 4), valid=torch.ones(4).bool()), "valid"),

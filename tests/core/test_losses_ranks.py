@@ -27,6 +27,7 @@ from partwhole.core.losses import (
     nt_xent,
     sigmoid_contrast,
     sigreg,
+    soft_cross_entropy,
     vicreg,
 )
 from partwhole.core.threads import ranks
@@ -136,6 +137,12 @@ def classes(live: Tensor, at: slice) -> Tensor:
     return cross_entropy(live, GROUP[at], smoothing=0.1) * distributed.share((GROUP[at] >= 0).sum())
 
 
+def parts(live: Tensor, at: slice) -> Tensor:
+    index = torch.stack([CLASS[at], (CLASS[at] + 1) % D], -1)
+    loss = soft_cross_entropy(live, index, TARGET[at][..., :2].softmax(-1), weight=TARGET[at][..., 2].abs())
+    return loss * distributed.share(len(live))
+
+
 def guesses(live: Tensor, at: slice) -> Tensor:
     loss = consistency(TARGET[at], live, threshold=0.5, valid=VALID[at])["loss"]
     return loss * distributed.share(VALID[at].sum())
@@ -161,6 +168,7 @@ SHARED = {
     "vicreg": (terms, ROWS),
     "sigreg": (normality, ROWS),
     "cross_entropy": (classes, TOKENS),
+    "soft_cross_entropy": (parts, TOKENS),
     "consistency": (guesses, TOKENS),
 }
 

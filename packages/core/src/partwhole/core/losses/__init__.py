@@ -13,6 +13,7 @@ masked_smooth_l1     hidden tokens
 masked_cross_entropy hidden tokens
 linear_cross_entropy valid rows
 cross_entropy        things of known label
+soft_cross_entropy   things
 consistency          things that count, sure or not
 group_info_nce       tokens of known group
 group_contrast       pairs (``group_pairs``), and the fraction of positives of the whole batch given
@@ -27,7 +28,7 @@ from partwhole.core.losses.clustering import bag_of_words, sinkhorn
 from partwhole.core.losses.contrastive import info_nce, nt_xent, sigmoid_contrast
 from partwhole.core.losses.distillation import distill, masked_distill, negative_cosine
 from partwhole.core.losses.grouping import group_contrast, group_info_nce, group_means, group_pairs
-from partwhole.core.losses.labels import consistency, cross_entropy
+from partwhole.core.losses.labels import consistency, cross_entropy, soft_cross_entropy
 from partwhole.core.losses.masked import linear_cross_entropy, masked_cross_entropy, masked_mse, masked_smooth_l1
 from partwhole.core.losses.redundancy import barlow, sigreg, vicreg
 from partwhole.core.losses.regularising import gram_anchoring, koleo
@@ -55,5 +56,6 @@ __all__ = [
     "sigmoid_contrast",
     "sigreg",
     "sinkhorn",
+    "soft_cross_entropy",
     "vicreg",
 ]

@@ -1,13 +1,14 @@
-"""Losses of classes, of which only some are known.
+"""Losses of classes, of which only some are known, or which are known in part.
 
-Axes: N things (or any leading axes), K classes.
+Axes: N things (or any leading axes), K classes, M classes that share a thing.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from partwhole.core.precision import in_float32
+from partwhole.core.losses.tiles import chunk, chunked, rows_of
+from partwhole.core.precision import in_float32, outside_autocast, widen
 
 
 @in_float32
@@ -30,6 +31,43 @@ def cross_entropy(logits: Tensor, label: Tensor, *, smoothing: float = 0.0) -> T
         logits, label.masked_fill(~known, -100).flatten(), reduction="sum", label_smoothing=smoothing
     )
     return total / known.sum().clamp(min=1)
+
+
+@outside_autocast
+def soft_cross_entropy(logits: Tensor, index: Tensor, share: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """Mean cross entropy to labels that a few of many classes share; 0 where there is no thing.
+
+        loss = mean over n:  weight[n] * - sum over m: share[n, m] * log softmax over k: logits[n, k] at k = index[n, m]
+
+    logits (..., K); index (..., M) integer and share (..., M), constant: which classes, and how much of the thing is of
+    each; weight (...), constant, 1 by default. The mean is over all things, whatever they weigh.
+
+    Some rows are looked at at a time, in float32 whatever the dtype: of the size of the logits only their gradient is
+    ever made; it has no gradient of its own.
+    """
+    if logits.ndim < 2 or index.shape != share.shape or index.shape[:-1] != logits.shape[:-1]:
+        raise ValueError(
+            "logits (..., K), index (..., M) and share (..., M) are needed; got "
+            f"{tuple(logits.shape)}, {tuple(index.shape)} and {tuple(share.shape)}"
+        )
+    weight = torch.ones_like(share[..., 0]) if weight is None else weight
+    _check(logits, weight, "weight")
+    rows, index = logits.flatten(0, -2), index.flatten(0, -2)
+    wide = widen(logits[:0]).dtype
+    each = weight.detach().to(wide).flatten() / max(len(rows), 1)
+    share = share.detach().to(wide).flatten(0, -2) * each[:, None]
+    if torch.compiler.is_compiling():  # it makes little of what is between, and may not know how many rows there are
+        return -(share * widen(rows).log_softmax(-1).gather(1, index)).sum()
+
+    def part(some: Tensor, r: slice) -> Tensor:
+        wanted, mass = share[r], share[r].sum(1, keepdim=True)
+        some -= some.amax(1, keepdim=True)
+        value = -(some.gather(1, index[r]) * wanted).sum()
+        total = some.exp_().sum(1, keepdim=True)
+        some.mul_(mass / total).scatter_add_(1, index[r], -wanted)
+        return value + (mass * total.log()).sum()
+
+    return chunked(part, rows, rows_of(len(rows), chunk(rows.shape[1], rows.device)))
 
 
 @in_float32
