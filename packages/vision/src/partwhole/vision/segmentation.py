@@ -20,7 +20,7 @@ from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Batch, Method
 from partwhole.core.norm import BatchNorm
 from partwhole.core.watch import Quiet, Steps, Watch
-from partwhole.vision.maps import IGNORED, MEAN, STD, Three, feature_map, fitted, resting, step
+from partwhole.vision.maps import IGNORED, MEAN, STD, Three, feature_map, fitted, resized, resting, step
 
 Arm = Literal["commonest", "random", "scratch", "frozen", "finetune"]
 
@@ -119,7 +119,7 @@ class Crop:
             [v2.RandomResizedCrop(self.size, scale=self.scale, antialias=True), v2.RandomHorizontalFlip()]
         )
         image, mask = both(tv_tensors.Image(sample["image"]), tv_tensors.Mask(sample["mask"]))
-        x = fitted(image.as_subclass(Tensor), self.size, 1, self.mean, self.std)
+        x = resized(image.as_subclass(Tensor), (self.size, self.size), self.mean, self.std)
         return {"x": x, "mask": mask.as_subclass(Tensor)}
 
 
