@@ -220,11 +220,15 @@ def fitted(image: Tensor, size: int, step: int = 1, mean: Three = MEAN, std: Thr
     The shorter side becomes ``size``, the longer one as long as the image has it, both to the nearest multiple of
     ``step``, which makes nothing of the image fall beside the map.
     """
+    shorter = min(image.shape[1:])
+    return resized(image, [max(1, round(side * size / shorter / step)) * step for side in image.shape[1:]], mean, std)
+
+
+def resized(image: Tensor, sides: Sequence[int], mean: Three = MEAN, std: Three = STD) -> Tensor:
+    """The whole image, uint8 (3, H, W), as float32 (3, *sides), with antialiasing, normalised."""
     if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
         raise ValueError(f"an image is {image.dtype} {tuple(image.shape)}: uint8 (3, H, W) is needed")
-    shorter = min(image.shape[1:])
-    sides = [max(1, round(side * size / shorter / step)) * step for side in image.shape[1:]]
-    x = F.interpolate(image[None] / 255, sides, mode="bilinear", antialias=True, align_corners=False)[0]
+    x = F.interpolate(image[None] / 255, tuple(sides), mode="bilinear", antialias=True, align_corners=False)[0]
     return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
