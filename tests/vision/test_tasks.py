@@ -14,7 +14,7 @@ from partwhole.core.probe import Probe
 from partwhole.core.watch import Quiet
 from partwhole.vision.recipe import ImageRecipe
 from partwhole.vision.sources import Source
-from partwhole.vision.tasks import TASKS
+from partwhole.vision.tasks import TASKS, Pretext
 
 
 class Heard(Quiet):
@@ -54,7 +54,7 @@ def tiny(recipe: ImageRecipe, cache: Path, **rest) -> ImageRecipe:
         **words,
         source=Source(cache=cache, generate=12, generate_labelled=3, workers=1),
         network=network,
-        size=16,
+        size=16 if not isinstance(recipe, Pretext) else 48,
         batch=4,
         fit=replace(recipe.fit, steps=3, log_every=1, device="cpu"),
         measure=Probe(arms=("random", "frozen"), shots=(1,), draws=1),
@@ -78,6 +78,8 @@ def test_every_task_trains_three_steps_and_is_shown(task, cache, folder, tmp_pat
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert set(evaluation["probe"]["arms"]) == {"random knn", "random linear", "frozen knn", "frozen linear"}
     assert f"{type(recipe).__name__}, linear layer" in done["text"]
+    assert ("What it answers" in page) == (task in ("colorization", "context", "jigsaw", "rotation", "mae"))
+    assert ("accuracy" in evaluation.get("own", {})) == (task in ("context", "jigsaw", "rotation"))
 
 
 def test_images_without_labels_are_trained_on_and_not_measured(cache, tmp_path):

@@ -78,6 +78,18 @@ def load(folder: Path, method: nn.Module, optimizer: Optimizer, identity: Mappin
     return state["step"]
 
 
+def restore(folder: Path, method: nn.Module) -> nn.Module:
+    """``method`` with the weights of the run in ``folder``; BadCheckpoint where there are none that fit."""
+    path = folder / LAST
+    if not path.exists():
+        raise BadCheckpoint(f"{path} is missing: what was trained beside the encoder cannot be shown without it")
+    try:
+        _restore_method(method, read(path)["method"])
+    except (RuntimeError, KeyError) as error:
+        raise BadCheckpoint(f"{path} is of another network than this recipe builds: {error}") from error
+    return method
+
+
 def read(path: Path) -> dict[str, Any]:
     """The saved state as a dict of plain values and CPU tensors. BadCheckpoint where it is not one."""
     path.open("rb").close()  # what cannot be opened is another matter than what cannot be read

@@ -21,6 +21,7 @@ from partwhole.core.probe import Classes, Probe
 from partwhole.core.sees import Seeing
 from partwhole.core.watch import Quiet
 from partwhole.vision import policies
+from partwhole.vision.draw import Picture
 from partwhole.vision.images import Images
 from partwhole.vision.network import Network
 from partwhole.vision.sources import Source
@@ -110,12 +111,18 @@ class ImageRecipe(Seeing, ABC):
     def streamed(self, samples: Sequence[Any], view: View) -> Stream:
         return Stream(samples, view, batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
 
+    def given(self, images: Images, classes: Classes | None) -> Given:
+        return Given(things=len(images), batch=self.batch, classes=len(classes.names) if classes else 0)
+
+    def own(self, method: Method, samples: Sequence[Any]) -> "Own | None":
+        """What only this method can be asked, on images that it was not trained on; None where that is nothing."""
+        return None
+
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:
         images, classes = self.prepare(watch), self.classes(watch)
         torch.manual_seed(self.fit.seed)
         encoder = self.encoder()
-        given = Given(things=len(images), batch=self.batch, classes=len(classes.names) if classes else 0)
-        method = self.method(encoder, given)
+        method = self.method(encoder, self.given(images, classes))
         return Run(method=method, stream=self.stream(images, encoder), evaluate=Glance(self.plain(), classes))
 
     def finish(self, encoder: Encoder, folder: Path, watch: Any = None) -> Mapping[str, Any]:
@@ -123,6 +130,14 @@ class ImageRecipe(Seeing, ABC):
         from partwhole.vision.finish import finish
 
         return finish(self, encoder.to(distributed.setup(self.fit.device)), folder, watch or Quiet())
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a method was asked: numbers, and a picture."""
+
+    numbers: Mapping[str, float]
+    picture: Picture
 
 
 class Glance:

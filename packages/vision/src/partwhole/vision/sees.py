@@ -9,12 +9,16 @@ from torch import Tensor
 
 from partwhole.core import catalog, sees
 from partwhole.core.catalog import Sees
-from partwhole.core.data import View
+from partwhole.core.data import View, collate
 from partwhole.core.encoder import Encoder
 from partwhole.core.masks import Ratio, grid, hide_blocks
+from partwhole.core.method import Method
+from partwhole.core.methods import MAE
 from partwhole.core.probe import Classes
+from partwhole.core.sees import Kept
 from partwhole.vision.network import Network
-from partwhole.vision.recipe import ImageRecipe, Policy
+from partwhole.vision.pretext import drawn
+from partwhole.vision.recipe import ImageRecipe, Own, Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,14 @@ class Hidden(Patched, Gentle, ABC):
     """Three quarters are hidden, here and there."""
 
     ratio: float = 0.75
+
+    def own(self, method: Method, samples: Sequence[Any]) -> Own:
+        from partwhole.vision.pictures import reconstruction_picture
+
+        assert isinstance(method, MAE)
+        view = Kept(self.plain(), self.hiding(method.encoder, self.ratio))
+        seen = collate([drawn(view, samples, i, 0) for i in range(min(6, len(samples)))])
+        return Own({}, reconstruction_picture(method, seen["x"], seen["keep"]))
 
 
 @dataclass(frozen=True, kw_only=True)

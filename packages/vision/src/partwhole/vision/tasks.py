@@ -1,6 +1,53 @@
 """Recipes for images: core's methods, and the pretext tasks of images."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 from partwhole.core import catalog
+from partwhole.core.method import Method
+from partwhole.vision import colorization, context, jigsaw, rotation
+from partwhole.vision.draw import Picture
+from partwhole.vision.pretext import held_out
+from partwhole.vision.recipe import ImageRecipe, Own
 from partwhole.vision.sees import on_images
 
-TASKS = {name: on_images(kind) for name, kind in catalog.METHODS.items()}
+SHOWN = 8  # images in a picture
+
+
+class Pretext(ImageRecipe):
+    """Asks of an image what is known of it by itself: it makes views of its own, by no policy."""
+
+    picture: ClassVar[Callable[..., bytes]]
+    caption: ClassVar[str]
+
+    def own(self, method: Method, samples: Sequence[Any]) -> Own:
+        view = self.view(method.encoder)
+        some = [samples[i * len(samples) // SHOWN] for i in range(min(SHOWN, len(samples)))]
+        return Own(held_out(method, view, samples), Picture(type(self).picture(method, view, some), self.caption))
+
+
+def pretext(kind: Any, module: Any, caption: str) -> Any:
+    """A pretext task as a recipe for images."""
+    about = {
+        "__doc__": kind.__doc__,
+        "__module__": __name__,
+        "picture": staticmethod(module.picture),
+        "caption": caption,
+    }
+    return dataclass(frozen=True, kw_only=True)(type(kind.__name__, (kind, Pretext), about))
+
+
+TASKS = {
+    "colorization": pretext(
+        colorization.Colorization, colorization, "What it saw, what it painted, and the truth. Images of the test part."
+    ),
+    "context": pretext(
+        context.Context, context, "Two tiles, the second where it was put, and the truth. Images of the test part."
+    ),
+    "jigsaw": pretext(jigsaw.Jigsaw, jigsaw, "Puzzles, as they were solved, and the truth. Images of the test part."),
+    "rotation": pretext(
+        rotation.Rotation, rotation, "What it saw, turned back by its answer, and the truth. Images of the test part."
+    ),
+    **{name: on_images(kind) for name, kind in catalog.METHODS.items()},
+}
