@@ -119,6 +119,6 @@ def test_a_task_has_the_views_of_its_paper_and_the_network_that_it_needs():
     assert {policies[t] for t in ("mae", "beit", "ijepa", "data2vec")} == {"mae"}
     assert [policies[t] for t in ("simclr", "moco", "byol", "fixmatch")] == ["simclr", "mocov2", "byol", "weak"]
     assert {t for t, task in TASKS.items() if task().network.name == "vit"} == {
-        "ibot", "dinov2", "dinov3", "mae", "beit", "ijepa", "data2vec"
+        "ibot", "dinov2", "dinov3", "mae", "beit", "ijepa", "data2vec", "colorization"
     }  # fmt: skip
     assert TASKS["mae"]().ratio == 0.75

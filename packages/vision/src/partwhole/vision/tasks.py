@@ -8,6 +8,7 @@ from partwhole.core import catalog
 from partwhole.core.method import Method
 from partwhole.vision import colorization, context, jigsaw, rotation
 from partwhole.vision.draw import Picture
+from partwhole.vision.network import Network
 from partwhole.vision.pretext import held_out
 from partwhole.vision.recipe import ImageRecipe, Own
 from partwhole.vision.sees import on_images
@@ -27,20 +28,20 @@ class Pretext(ImageRecipe):
         return Own(held_out(method, view, samples), Picture(type(self).picture(method, view, some), self.caption))
 
 
-def pretext(kind: Any, module: Any, caption: str) -> Any:
-    """A pretext task as a recipe for images."""
-    about = {
-        "__doc__": kind.__doc__,
-        "__module__": __name__,
-        "picture": staticmethod(module.picture),
-        "caption": caption,
-    }
-    return dataclass(frozen=True, kw_only=True)(type(kind.__name__, (kind, Pretext), about))
+def pretext(kind: Any, module: Any, caption: str, network: Network | None = None) -> Any:
+    """A pretext task as a recipe for images; with a network of its own by default."""
+    about = {"__doc__": kind.__doc__, "__module__": __name__, "picture": staticmethod(module.picture)}
+    own: dict[str, Any] = {} if network is None else {"network": network, "__annotations__": {"network": Network}}
+    made = type(kind.__name__, (kind, Pretext), {**about, "caption": caption, **own})
+    return dataclass(frozen=True, kw_only=True)(made)
 
 
 TASKS = {
     "colorization": pretext(
-        colorization.Colorization, colorization, "What it saw, what it painted, and the truth. Images of the test part."
+        colorization.Colorization,
+        colorization,
+        "What it saw, what it painted, and the truth. Images of the test part.",
+        Network(name="vit"),  # the map of a ResNet is coarse
     ),
     "context": pretext(
         context.Context, context, "Two tiles, the second where it was put, and the truth. Images of the test part."
