@@ -15,7 +15,6 @@ from partwhole.core.methods import MAE
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.vision.draw import covered, heat, marked, png
 from partwhole.vision.embed import Patches
-from partwhole.vision.maps import MEAN, STD
 from partwhole.vision.pictures import (
     attention_picture,
     foreground,
@@ -27,6 +26,7 @@ from partwhole.vision.pictures import (
     similarity,
     similarity_picture,
 )
+from partwhole.vision.views import MEAN, STD
 
 quick = settings(max_examples=20, deadline=None, derandomize=True)
 

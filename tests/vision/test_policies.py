@@ -95,13 +95,13 @@ def test_a_sheet_has_a_row_for_each_sample_and_shows_what_it_is_given():
     columns = [images, *([policies.plain(size)({"image": image}) for image in images] for size in (32, 16))]
     png = contact(columns)
     sheet = torch.tensor(np.asarray(Image.open(io.BytesIO(png))))
-    width = round(56 * 32 / 40) + 32 + 16 + 4 * GAP
+    width = round(56 * 32 / 40) + 32 + 16 + 2 * GAP
     sheet = sheet.permute(2, 0, 1)
-    assert sheet.shape == (3, 2 * 32 + 3 * GAP, width)
-    left = 2 * GAP + round(56 * 32 / 40)
+    assert sheet.shape == (3, 2 * 32 + GAP, width)
+    left = GAP + round(56 * 32 / 40)
     x = columns[1][0] * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
-    assert (sheet[:, GAP : GAP + 32, left : left + 32] - x * 255).abs().max() <= 0.51
-    assert (sheet[:, :, :GAP] == 255).all()
+    assert (sheet[:, :32, left : left + 32] - x * 255).abs().max() <= 0.51
+    assert (sheet[:, 32 : 32 + GAP] == 255).all()
     for bad in ([], [[]], [images, images[:1]]):
         with pytest.raises(ValueError, match="expected as many"):
             contact(bad)

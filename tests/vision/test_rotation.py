@@ -114,7 +114,7 @@ def test_resizing_is_torchvisions(edge, side):
 
     image = images(1, edge)[0]["image"][:, :edge]
     ours = pretext.crop(image, side, area=(1.0, 1.0), flip=False)
-    assert torch.equal((ours * 255).round().to(torch.uint8), resize(image, [side, side], antialias=True))
+    torch.testing.assert_close(ours, resize(image / 255, [side, side], antialias=True))
 
 
 def test_crops_lie_anywhere_are_as_large_as_asked_and_mirrored_half_of_the_time():
@@ -192,7 +192,7 @@ def test_it_learns_what_is_up():
 def opened(png):
     from PIL import Image
 
-    return torch.from_numpy(np.array(Image.open(io.BytesIO(png)))).permute(2, 0, 1) / 255
+    return torch.from_numpy(np.array(Image.open(io.BytesIO(png)).convert("RGB"))).permute(2, 0, 1) / 255
 
 
 def test_the_picture_shows_the_answers_framed_green_and_red():
@@ -208,13 +208,13 @@ def test_the_picture_shows_the_answers_framed_green_and_red():
 
     view, samples = Turned(24), images(4)
     sheet = opened(picture(Says(2), view, samples))
-    assert sheet.shape == (3, 3 * 126 + 6, 4 * 126 + 6)
-    middle = sheet[:, 6 + 126 + 1, 6 + 60 :: 126]  # the frame of each answer
+    assert sheet.shape == (3, 3 * 124 - 4, 4 * 124 - 4)
+    middle = sheet[:, 124 + 1, 60::124]  # the frame of each answer
     assert (middle[1] > middle[0]).tolist() == [False, False, True, False]
     drawn = pretext.drawn(view.turned, samples, 2, 0)
     want = pretext.framed(drawn[0], True)  # turned by 180 degrees, and back
     again = nn.functional.interpolate(want[None], (120, 120), mode="bilinear", antialias=True)[0]
-    assert (sheet[:, 132:252, 6 + 252 : 126 + 252] - again).abs().max() < 0.01
+    assert (sheet[:, 124:244, 248:368] - again).abs().mean() < 0.05  # 256 colours for all
 
 
 def test_a_recipe_makes_the_method_and_the_view():

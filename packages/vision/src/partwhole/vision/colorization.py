@@ -22,7 +22,8 @@ from partwhole.core.losses import soft_cross_entropy
 from partwhole.core.method import Batch, Method
 from partwhole.core.precision import widen
 from partwhole.vision import lab
-from partwhole.vision.pretext import MEAN, STD, ask, crop, drawn, normalised, sheet
+from partwhole.vision.pretext import ask, crop, drawn, normalised, sheet
+from partwhole.vision.views import MEAN, STD
 
 Scale = Literal[2, 4]
 WITHIN = 10.0  # in units of ab: as far as from bin to bin, a difference that is seen at once

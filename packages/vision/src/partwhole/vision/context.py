@@ -17,8 +17,6 @@ from partwhole.core.method import Batch, Method
 from partwhole.core.methods.views import project_one
 from partwhole.vision.pretext import (
     GRID,
-    MEAN,
-    STD,
     ask,
     cell_of,
     crop,
@@ -30,6 +28,7 @@ from partwhole.vision.pretext import (
     sheet,
     tiles,
 )
+from partwhole.vision.views import MEAN, STD
 
 TILES, CENTRE = GRID * GRID, GRID * GRID // 2
 PLACES = [i for i in range(TILES) if i != CENTRE]  # of the eight neighbours, row by row

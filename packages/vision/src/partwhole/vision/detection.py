@@ -18,7 +18,8 @@ from partwhole.core.evaluate import settled
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Batch, Method
 from partwhole.core.watch import Quiet, Steps, Watch
-from partwhole.vision.maps import MEAN, STD, Three, feature_map, resized, resting, step
+from partwhole.vision.maps import feature_map, resized, resting, step
+from partwhole.vision.views import MEAN, STD, Three
 
 Arm = Literal["random", "scratch", "frozen", "finetune"]
 COCO_THRESHOLDS = tuple(t / 100 for t in range(50, 100, 5))

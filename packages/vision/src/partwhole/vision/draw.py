@@ -5,7 +5,7 @@ Axes: H W pixels. Colours (3, H, W) are in [0, 1].
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +23,8 @@ class Picture(NamedTuple):
     caption: str
 
 
-def png(rows: Sequence[Sequence[Tensor]], *, limit: int = 60_000, gap: int = 4) -> bytes:
-    """Rows of pictures (3, H, W) side by side on white, ``gap`` pixels apart, as a PNG of 256 colours.
-
-    One that is larger than ``limit`` bytes is made again with fewer pixels until it fits, or a third is left of a side.
-    """
+def pasted(rows: Sequence[Sequence[Tensor]], gap: int) -> Any:
+    """Rows of pictures (3, H, W) side by side on white, ``gap`` pixels apart: a picture of PIL's."""
     from PIL import Image
 
     widths = [sum(p.shape[2] + gap for p in row) - gap for row in rows]
@@ -41,7 +38,17 @@ def png(rows: Sequence[Sequence[Tensor]], *, limit: int = 60_000, gap: int = 4) 
             sheet.paste(Image.fromarray(pixels), (left, top))
             left += picture.shape[2] + gap
         top += height + gap
-    scale = 1.0
+    return sheet
+
+
+def png(rows: Sequence[Sequence[Tensor]], *, limit: int = 60_000, gap: int = 4) -> bytes:
+    """``pasted`` as a PNG of 256 colours.
+
+    One that is larger than ``limit`` bytes is made again with fewer pixels until it fits, or a third is left of a side.
+    """
+    from PIL import Image
+
+    sheet, scale = pasted(rows, gap), 1.0
     while True:
         size = (max(1, round(sheet.width * scale)), max(1, round(sheet.height * scale)))
         image = sheet if scale == 1 else sheet.resize(size, Image.Resampling.LANCZOS)

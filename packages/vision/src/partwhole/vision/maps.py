@@ -15,9 +15,8 @@ from partwhole.core.encoder import Encoder, Wrapped, device_of, fresh
 from partwhole.core.report import Spread
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.vision.backbone import Backbone
+from partwhole.vision.views import MEAN, STD, Three
 
-Three = tuple[float, float, float]
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 IGNORED = 255  # in a mask: a pixel of no class
 
 

@@ -16,9 +16,6 @@ from partwhole.core.transformer import marked as hidden_or_not
 from partwhole.vision.draw import Picture, covered, heat, marked, png
 from partwhole.vision.embed import Patches
 from partwhole.vision.maps import (
-    MEAN,
-    STD,
-    Three,
     attention,
     attention_mask,
     enlarged,
@@ -29,6 +26,7 @@ from partwhole.vision.maps import (
     resting,
     step,
 )
+from partwhole.vision.views import MEAN, STD, Three
 
 Sample = Mapping[str, Any]
 

@@ -3,7 +3,6 @@
 Axes: B things, H x W pixels, S side of what the network sees, T tiles, K answers.
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +12,12 @@ from torch import Tensor
 
 from partwhole.core import distributed
 from partwhole.core.data import View, collate, mix
+from partwhole.core.fit import move
 from partwhole.core.losses import cross_entropy
 from partwhole.core.method import Method
+from partwhole.vision.draw import png
+from partwhole.vision.views import MEAN, STD
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 GRID = 3  # tiles of a puzzle along each side
 GREEN, RED = (0.1, 0.65, 0.2), (0.85, 0.1, 0.1)
 
@@ -30,10 +31,9 @@ def crop(image: Tensor, side: int, *, area: tuple[float, float] = (0.5, 1.0), fl
     share = float(torch.empty(()).uniform_(*area))
     edge = max(1, round(min(high, wide) * share**0.5))
     top, left = (int(torch.randint(n - edge + 1, ())) for n in (high, wide))
-    square = image[None, :, top : top + edge, left : left + edge]
-    if edge != side:
-        square = F.interpolate(square, (side, side), mode="bilinear", antialias=True)
-    x = square[0].float() / 255
+    x = image[:, top : top + edge, left : left + edge].float() / 255
+    if edge != side:  # not as bytes: torch's kernel for these fails where one pixel is left
+        x = F.interpolate(x[None], (side, side), mode="bilinear", antialias=True)[0]
     return x.flip(-1) if flip and torch.rand(()) < 0.5 else x
 
 
@@ -106,7 +106,7 @@ def held_out(
         for start in range(0, len(samples), batch):
             seen = [drawn(view, samples, i, seed) for i in range(start, min(start + batch, len(samples)))]
             with torch.no_grad():
-                out = method(on(device, collate(seen)))
+                out = method(move(collate(seen), device))
             count = float(out["items"])
             items += count
             for name, value in out.items():
@@ -121,13 +121,6 @@ def drawn(look: Callable[[Any], Any], samples: Sequence[Any], index: int, seed: 
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(mix(seed, index))
         return look(samples[index])
-
-
-def on(device: torch.device, batch: Any) -> Any:
-    """A batch on a device."""
-    if isinstance(batch, dict):
-        return {k: on(device, v) for k, v in batch.items()}
-    return batch.to(device) if isinstance(batch, Tensor) else batch
 
 
 def ask(method: Method, logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -152,18 +145,11 @@ def framed(image: Tensor, good: bool, width: int = 3) -> Tensor:
     return whole
 
 
-def sheet(rows: Sequence[Sequence[Tensor]], *, side: int = 120, gap: int = 6) -> bytes:
+def sheet(rows: Sequence[Sequence[Tensor]], *, side: int = 120) -> bytes:
     """Images (3, H, W) in [0, 1] in rows and columns, each ``side`` pixels high and wide: the bytes of a PNG."""
-    from PIL import Image
-
-    across = max(len(row) for row in rows)
-    whole = torch.ones(3, len(rows) * (side + gap) + gap, across * (side + gap) + gap)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            fitted = F.interpolate(image[None].float(), (side, side), mode="bilinear", antialias=True)[0]
-            y, x = gap + i * (side + gap), gap + j * (side + gap)
-            whole[:, y : y + side, x : x + side] = fitted
-    pixels = (whole.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-    file = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, "PNG")
-    return file.getvalue()
+    return png(
+        [
+            [F.interpolate(x[None].float(), (side, side), mode="bilinear", antialias=True)[0] for x in row]
+            for row in rows
+        ]
+    )

@@ -15,7 +15,8 @@ from partwhole.core.data import View
 from partwhole.core.encoder import Encoder, Head, pool_for
 from partwhole.core.method import Batch, Method
 from partwhole.core.methods.views import project_one
-from partwhole.vision.pretext import MEAN, STD, ask, crop, drawn, framed, judged, normalised, sheet
+from partwhole.vision.pretext import ask, crop, drawn, framed, judged, normalised, sheet
+from partwhole.vision.views import MEAN, STD
 
 TURNS = 4  # by 0, 90, 180 and 270 degrees, counterclockwise
 

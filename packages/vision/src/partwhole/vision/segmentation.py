@@ -20,7 +20,8 @@ from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Batch, Method
 from partwhole.core.norm import BatchNorm
 from partwhole.core.watch import Quiet, Steps, Watch
-from partwhole.vision.maps import IGNORED, MEAN, STD, Three, feature_map, fitted, resized, resting, step
+from partwhole.vision.maps import IGNORED, feature_map, fitted, resized, resting, step
+from partwhole.vision.views import MEAN, STD, Three
 
 Arm = Literal["commonest", "random", "scratch", "frozen", "finetune"]
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from partwhole.vision.draw import pasted
 from partwhole.vision.views import MEAN, STD, Three
 
 GAP = 2  # pixels between pictures
@@ -18,23 +19,16 @@ def contact(views: Sequence[Sequence[Tensor] | Tensor], mean: Three = MEAN, std:
     views: columns; each holds one picture for every row, x (3, h, w) as a network sees it, or uint8 as it is read.
     All are shown with the height of the tallest x; a uint8 picture is shrunk to it, a smaller x keeps its size.
     """
-    from PIL import Image
-
     columns = [list(column) for column in views]
     if not columns or len({len(column) for column in columns}) != 1 or not columns[0]:
         raise ValueError(f"columns of {[len(c) for c in columns]} pictures; expected as many in each, and one or more")
     side = max((x.shape[-2] for column in columns for x in column if x.dtype != torch.uint8), default=96)
     shown = [[_shown(x, side, mean, std) for x in column] for column in columns]
     widths = [max(x.shape[-1] for x in column) for column in shown]
-    sheet = torch.full((3, len(shown[0]) * (side + GAP) + GAP, sum(widths) + GAP * (len(widths) + 1)), 255).byte()
-    left = GAP
-    for column, width in zip(shown, widths, strict=True):
-        for row, x in enumerate(column):
-            top = GAP + row * (side + GAP)
-            sheet[:, top : top + x.shape[1], left : left + x.shape[2]] = x
-        left += width + GAP
+    cells = [[F.pad(x / 255, (0, width - x.shape[2], 0, side - x.shape[1]), value=1.0) for x in column]
+             for column, width in zip(shown, widths, strict=True)]  # fmt: skip
     file = io.BytesIO()
-    Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG", optimize=True)
+    pasted(list(zip(*cells, strict=True)), GAP).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
