@@ -147,9 +147,6 @@ def framed(image: Tensor, good: bool, width: int = 3) -> Tensor:
 
 def sheet(rows: Sequence[Sequence[Tensor]], *, side: int = 120) -> bytes:
     """Images (3, H, W) in [0, 1] in rows and columns, each ``side`` pixels high and wide: the bytes of a PNG."""
-    return png(
-        [
-            [F.interpolate(x[None].float(), (side, side), mode="bilinear", antialias=True)[0] for x in row]
-            for row in rows
-        ]
-    )
+    size = (side, side)
+    even = [[F.interpolate(x[None].float(), size, mode="bilinear", antialias=True)[0] for x in row] for row in rows]
+    return png(even, limit=200_000)
