@@ -88,6 +88,8 @@ def test_images_without_labels_are_trained_on_and_not_measured(cache, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"nothing")
     recipe, heard = tiny(TASKS["simclr"](), cache, data=(tmp_path,)), Heard()
     out = tmp_path / "run"
+    replace(recipe, batch=7).build(watch=heard)
+    assert any("each of the 6 several times" in line for line in heard.said)
     run = recipe.build(watch=heard)
     save_encoder(fit(run, recipe.fit, out, watch=Quiet()).encoder, out)
     assert any("broken.jpg" in line and "skipped" in line for line in heard.said)
@@ -100,6 +102,8 @@ def test_images_without_labels_are_trained_on_and_not_measured(cache, tmp_path):
 
 def test_what_a_step_hides_needs_our_transformer(cache):
     recipe = TASKS["mae"]()
+    with pytest.raises(ValueError, match=r"have 1 patches of 4: too few.*Raise --size"):
+        replace(tiny(recipe, cache), size=4).build(watch=Quiet())
     with pytest.raises(ValueError, match="only our own transformer can leave out"):
         tiny(replace(recipe, network=replace(recipe.network, name="resnet18")), cache).build(watch=Quiet())
 

@@ -84,7 +84,10 @@ def kmeans(x: Tensor, count: int, *, seed: int = 0, steps: int = 100) -> Tensor:
     its mean. The same seed gives the same means, bit for bit on one machine's CPU; no global generator is touched.
     """
     if x.ndim != 2 or not 1 <= count <= len(x):
-        raise ValueError(f"{count} clusters of rows {tuple(x.shape)}: at least as many rows (N, T) are needed")
+        raise ValueError(
+            f"{count} clusters of rows {tuple(x.shape)}: at least as many rows (N, T) are needed; ask for a smaller "
+            "vocabulary, or give more things"
+        )
     if not x.isfinite().all():
         raise ValueError("some rows are not finite: leave them out")
     generator = torch.Generator().manual_seed(seed)

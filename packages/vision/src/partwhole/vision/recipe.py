@@ -120,6 +120,11 @@ class ImageRecipe(Seeing, ABC):
 
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:
         images, classes = self.prepare(watch), self.classes(watch)
+        if watch is not None and len(images) < self.batch:
+            watch.say(
+                f"careful: a step of {self.batch} images sees each of the {len(images)} several times, and takes its "
+                "copies for others: lower --batch"
+            )
         torch.manual_seed(self.fit.seed)
         encoder = self.encoder()
         method = self.method(encoder, self.given(images, classes))

@@ -16,9 +16,12 @@ from partwhole.core.method import Method
 from partwhole.core.methods import MAE
 from partwhole.core.probe import Classes
 from partwhole.core.sees import Kept
+from partwhole.vision.images import some
 from partwhole.vision.network import Network
 from partwhole.vision.pretext import drawn
 from partwhole.vision.recipe import ImageRecipe, Own, Policy
+
+LEAST = 9  # patches of which some can be hidden in blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,13 @@ class Patched(ImageRecipe, ABC):
                 f"{type(self).__name__} hides patches, which only our own transformer can leave out: leave "
                 f"--network.name at vit, not {self.network.name}"
             )
-        return super().encoder()
+        encoder = super().encoder()
+        if (patches := self.tokens(encoder)) < LEAST:
+            raise ValueError(
+                f"images of {self.size} pixels have {patches} patches of {self.network.patch}: too few to hide some of "
+                f"them, {LEAST} are needed. Raise --size, or lower --network.patch"
+            )
+        return encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +91,8 @@ class Hidden(Patched, Gentle, ABC):
 
         assert isinstance(method, MAE)
         view = Kept(self.plain(), self.hiding(method.encoder, self.ratio))
-        seen = collate([drawn(view, samples, i, 0) for i in range(min(6, len(samples)))])
+        shown = some(samples, 6)
+        seen = collate([drawn(view, shown, i, 0) for i in range(len(shown))])
         return Own({}, reconstruction_picture(method, seen["x"], seen["keep"]))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from partwhole.core.encoder import Encoder
 from partwhole.core.report import Page
 from partwhole.core.transformer import marked
+from partwhole.vision.images import some
 from partwhole.vision.pictures import attention_picture, pca_picture, similarity_picture
 from partwhole.vision.sheet import contact
 
@@ -20,8 +21,7 @@ def views(page: Page, recipe: "ImageRecipe", images: Sequence[Any], encoder: Enc
     """Some images, and beside each what a step sees of it, hidden patches grey."""
     view, state = recipe.shown(encoder), torch.get_rng_state()
     torch.manual_seed(recipe.fit.seed)
-    some = [images[i * len(images) // rows] for i in range(min(rows, len(images)))]
-    seen = [[sample["image"], *_seen(view(sample), encoder)] for sample in some]
+    seen = [[sample["image"], *_seen(view(sample), encoder)] for sample in some(images, rows)]
     torch.set_rng_state(state)
     sheet = contact(list(zip(*seen, strict=True)))
     page.section("What it was shown")
@@ -31,11 +31,11 @@ def views(page: Page, recipe: "ImageRecipe", images: Sequence[Any], encoder: Enc
 def maps(page: Page, recipe: "ImageRecipe", encoder: Encoder, samples: Sequence[Any]) -> None:
     """Where in an image features are alike, and what the class token attends to."""
     size = 2 * recipe.size  # twice as many places to look at
-    some = [samples[i * len(samples) // 8] for i in range(min(8, len(samples)))]
+    eight, four = some(samples, 8), some(samples, 4)
     page.section("Features where they lie")
-    pictures = [pca_picture(encoder, some, size=size), similarity_picture(encoder, some[:4], size=size)]
+    pictures = [pca_picture(encoder, eight, size=size), similarity_picture(encoder, four, size=size)]
     if encoder.special:
-        pictures.append(attention_picture(encoder, some[:4], size=size))
+        pictures.append(attention_picture(encoder, four, size=size))
     for picture in pictures:
         page.picture(*picture)
 

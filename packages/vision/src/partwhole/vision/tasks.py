@@ -8,6 +8,7 @@ from partwhole.core import catalog
 from partwhole.core.method import Method
 from partwhole.vision import colorization, context, jigsaw, rotation
 from partwhole.vision.draw import Picture
+from partwhole.vision.images import some
 from partwhole.vision.network import Network
 from partwhole.vision.pretext import held_out
 from partwhole.vision.recipe import ImageRecipe, Own
@@ -24,8 +25,8 @@ class Pretext(ImageRecipe):
 
     def own(self, method: Method, samples: Sequence[Any]) -> Own:
         view = self.view(method.encoder)
-        some = [samples[i * len(samples) // SHOWN] for i in range(min(SHOWN, len(samples)))]
-        return Own(held_out(method, view, samples), Picture(type(self).picture(method, view, some), self.caption))
+        picture = type(self).picture(method, view, some(samples, SHOWN))
+        return Own(held_out(method, view, samples), Picture(picture, self.caption))
 
 
 def pretext(kind: Any, module: Any, caption: str, network: Network | None = None) -> Any:
