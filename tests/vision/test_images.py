@@ -298,6 +298,19 @@ def test_an_archive_that_is_replaced_is_read_anew(tmp_path):
         assert np.array_equal(read_images(tmp_path / "set.zip")[0]["image"].permute(1, 2, 0), decode(picture(i)))
 
 
+def test_a_forked_process_opens_an_archive_of_its_own(tmp_path, monkeypatch):
+    """A handle from before the fork would share its place in the file with the parent's."""
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as made:
+        made.writestr("1.png", picture(1))
+    images = read_images(tmp_path / "set.zip")
+    opened = finding._archive.cache_info().misses
+    images[0]
+    assert finding._archive.cache_info().misses == opened
+    monkeypatch.setattr(finding.os, "getpid", lambda: -1)
+    images[0]
+    assert finding._archive.cache_info().misses == opened + 1
+
+
 def test_places_without_images_say_what_is_there(tmp_path):
     with pytest.raises(BadImage, match="no such file or folder"):
         read_images(tmp_path / "nowhere")
