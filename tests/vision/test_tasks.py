@@ -126,3 +126,17 @@ def test_a_task_has_the_views_of_its_paper_and_the_network_that_it_needs():
         "ibot", "dinov2", "dinov3", "mae", "beit", "ijepa", "data2vec", "colorization"
     }  # fmt: skip
     assert TASKS["mae"]().ratio == 0.75
+
+
+def test_what_is_wrong_with_labelled_images_is_told_and_shown(cache, folder, tmp_path):
+    labelled = tmp_path / "labelled"
+    for name, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
+        (labelled / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (16, 16 + i), colour).save(labelled / name / f"{i}.png")
+    (labelled / "red" / "empty.png").write_bytes(b"")
+    recipe, heard = tiny(TASKS["simclr"](), cache, data=(folder,), labelled=labelled), Heard()
+    run = recipe.build(watch=heard)
+    assert sum("empty.png" in line for line in heard.said) == 1
+    done = recipe.finish(run.method.encoder, tmp_path)
+    assert "empty.png" in done["report"].read_text()

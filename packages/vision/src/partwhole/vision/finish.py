@@ -25,7 +25,9 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     """
     name = type(recipe).__name__
     images, classes = recipe.prepare(), recipe.classes(watch)
-    evaluation: dict[str, Any] = {"images": {"unlabelled": len(images), "problems": images.problems}}
+    halves: list[Any] = [] if classes is None else [classes.train, classes.test]
+    problems = list(dict.fromkeys(one for part in (images, *halves) for one in part.problems))
+    evaluation: dict[str, Any] = {"images": {"unlabelled": len(images), "problems": problems}}
 
     def keep(results: Mapping[str, Any]) -> None:
         evaluation["probe"] = results
@@ -63,9 +65,9 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
                 page.table(["on images that it was not trained on", ""], numbers)
             page.picture(*own.picture)
         show.maps(page, recipe, encoder, samples)
-        if images.problems:
-            rows = [[str(path), str(why)] for path, why in images.problems[:200]]
-            page.table(["file", "what"], rows, fold=f"{len(images.problems)} problems with the images")
+        if problems:
+            rows = [[str(path), str(why)] for path, why in problems[:200]]
+            page.table(["file", "what"], rows, fold=f"{len(problems)} problems with the images")
 
     lead = f"{name} pre-training on {len(images):,} images without labels."
     return {"text": text, "report": run_page(folder, f"{name} on images", lead, body)}

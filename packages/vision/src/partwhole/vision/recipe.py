@@ -105,6 +105,10 @@ class ImageRecipe(Seeing, ABC):
         """The same, with their labels."""
         if (halves := self.evaluation(watch)) is None:
             return None
+        told = set(self.prepare().problems)  # before
+        for path, reason in dict.fromkeys(one for half in halves for one in half.problems if one not in told):
+            if watch is not None:
+                watch.say(f"{path}: {reason}")
         (train, train_label), (test, test_label) = ((half, torch.tensor(half.labels)) for half in halves)
         return Classes(train, train_label, test, test_label, train.classes)
 
