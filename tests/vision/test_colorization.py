@@ -300,6 +300,7 @@ def test_held_out_colours_and_a_painting_by_one_who_knows():
     assert "within" not in method(collate([view(samples[0])]))
 
 
+@pytest.mark.slow
 def test_it_learns_to_paint():
     """What is dark is blue, and what is bright is yellow."""
 
@@ -316,7 +317,7 @@ def test_it_learns_to_paint():
     method, view, test = Colorizer(cnn(), scale=2, width=16), Greyed(16, 8, area=(0.9, 1.0)), two_colours(20, 1)
     method.rebalance(prior(test, view))
     before = pretext.held_out(method, view, test)
-    fit(Run(method=method, stream=Stream(two_colours(40, 0), view, batch=10)), Fit(steps=60, lr=1e-2), watch=Quiet())
+    fit(Run(method=method, stream=Stream(two_colours(40, 0), view, batch=10)), Fit(steps=120, lr=1e-2), watch=Quiet())
     after = pretext.held_out(method, view, test)
     assert before["within"] < 0.3
     assert after["within"] > 0.6
