@@ -15,7 +15,7 @@ from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.testing import check_method
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.core.watch import Quiet
-from partwhole.vision import pretext
+from partwhole.vision import context, pretext
 from partwhole.vision.context import PLACES, Context, ContextPrediction, Neighbours, picture
 
 
@@ -184,6 +184,32 @@ def test_the_picture_shows_where_a_tile_was_put():
     from partwhole.core.report import picture_html
 
     assert "<img" in picture_html(png)
+
+
+def test_the_picture_frames_right_places_green_and_wrong_ones_red(monkeypatch):
+    class Says(nn.Module):
+        """Places each neighbour where it is from, but for the third, which it puts where the first is from."""
+
+        def __init__(self):
+            super().__init__()
+            self.p = nn.Parameter(torch.zeros(()))
+
+        def logits(self, x):
+            return torch.eye(8)[torch.tensor([0, 1, 0, 3, 4, 5, 6, 7])].expand(len(x), 8, 8)
+
+    rows: list[Any] = []
+    monkeypatch.setattr(context, "sheet", lambda shown: rows.append(shown) or b"")
+    picture(Says(), Neighbours(8), images(8))  # type: ignore[arg-type]
+    _, placed, truth = rows[0]
+    for i in range(8):
+        inside = placed[i][:, 3:-3, 3:-3]
+        assert torch.equal(placed[i], pretext.framed(inside, good=i != 2))
+        for place, y, x in ((p, p // 3 * 10, p % 3 * 10) for p in range(9)):
+            tile, own = inside[:, y : y + 8, x : x + 8], truth[i][:, y : y + 8, x : x + 8]
+            if place == 4 or (i != 2 and place == PLACES[i]):
+                assert torch.equal(tile, own)
+            elif i != 2 or place != PLACES[0]:
+                assert (tile == 1).all()
 
 
 def test_a_recipe_makes_the_method_and_the_view():
