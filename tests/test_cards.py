@@ -114,6 +114,13 @@ def test_a_card_says_the_default_of_every_option_of_its_own(task):
 
 
 @pytest.mark.parametrize("task", CARDS)
+def test_what_was_measured_is_what_the_readme_says(task):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{task}`[^|]*\| ([^|]+) \| ([^|]+) \|$", readme, re.M)
+    assert "Measured: on shapes part IoU {}, category {}".format(*row) in CARDS[task].replace("\n", " ")
+
+
+@pytest.mark.parametrize("task", CARDS)
 def test_pinned_values_are_those_of_our_losses(task):
     assert not off(CARDS[task])
 
