@@ -1,5 +1,6 @@
 """Recipes for images: core's methods, and the pretext tasks of images."""
 
+from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,15 +12,17 @@ from partwhole.vision.draw import Picture
 from partwhole.vision.images import some
 from partwhole.vision.network import Network
 from partwhole.vision.pretext import held_out
-from partwhole.vision.recipe import ImageRecipe, Own
+from partwhole.vision.recipe import ImageRecipe, Own, Policy
 from partwhole.vision.sees import on_images
 
 SHOWN = 8  # images in a picture
 
 
-class Pretext(ImageRecipe):
+@dataclass(frozen=True, kw_only=True)
+class Pretext(ImageRecipe, ABC):
     """Asks of an image what is known of it by itself: it makes views of its own, by no policy."""
 
+    policy: ClassVar[Policy] = "plain"  # type: ignore[misc]  # so it is no field: there would be nothing it changes
     picture: ClassVar[Callable[..., bytes]]
     caption: ClassVar[str]
 
