@@ -20,7 +20,7 @@ from partwhole.core.method import Method
 from partwhole.core.probe import Classes, Probe
 from partwhole.core.sees import Seeing
 from partwhole.core.watch import Quiet
-from partwhole.vision import policies
+from partwhole.vision import care, policies
 from partwhole.vision.draw import Picture
 from partwhole.vision.images import Images
 from partwhole.vision.network import Network
@@ -51,6 +51,11 @@ class ImageRecipe(Seeing, ABC):
     measure: Probe = Probe()
 
     incidental: ClassVar[frozenset[str]] = frozenset({"measure"})  # does not change what is trained
+
+    def __post_init__(self) -> None:
+        for name in ("size", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
     @abstractmethod
     def method(self, encoder: Encoder, given: Given) -> Method: ...
@@ -124,13 +129,12 @@ class ImageRecipe(Seeing, ABC):
 
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:
         images, classes = self.prepare(watch), self.classes(watch)
-        if watch is not None and len(images) < self.batch:
-            watch.say(
-                f"careful: a step of {self.batch} images sees each of the {len(images)} several times, and takes its "
-                "copies for others: lower --batch"
-            )
+        for line in care.odd(self, images):
+            if watch is not None:
+                watch.say(line)
         torch.manual_seed(self.fit.seed)
         encoder = self.encoder()
+        care.try_out(self, encoder, images)
         method = self.method(encoder, self.given(images, classes))
         return Run(method=method, stream=self.stream(images, encoder), evaluate=Glance(self.plain(), classes))
 

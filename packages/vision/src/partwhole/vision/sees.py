@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from partwhole.core import catalog, sees
+from partwhole.core import catalog, masks, sees
 from partwhole.core.catalog import Sees
 from partwhole.core.data import View, collate
 from partwhole.core.encoder import Encoder
@@ -66,6 +66,9 @@ class HiddenBlocks:
     where: Tensor
     ratio: Ratio
     chance: float = 1.0
+
+    def __post_init__(self) -> None:
+        masks.check(len(self.where), self.ratio, self.chance)
 
     def __call__(self) -> Tensor:
         return hide_blocks(self.where, self.ratio, size=max(1, len(self.where) / 12), chance=self.chance)

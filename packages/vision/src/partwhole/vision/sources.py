@@ -48,6 +48,13 @@ class Source:
         {"cache", "memory", "workers", "loaders", "generate_labelled"}
     )  # they do not change what is trained
 
+    def __post_init__(self) -> None:
+        least = {"shorter": 1, "memory": 0, "largest": 1, "limit": 1, "workers": 0, "loaders": 0, "generate": 1}
+        for name, number in {**least, "generate_labelled": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < number:
+                raise ValueError(f"source.{name} is {value}; expected {number} or more")
+
     def unlabelled(self, paths: Sequence[str | Path], watch: Any = None) -> Images:
         """The images to train on, looked at once by the first process and found by the others: of sets in parts the
         part ``train``, and ``unlabelled`` where there is one."""
