@@ -1,5 +1,6 @@
 """What is odd about a run on images, seen before its first step: told where it can go on, refused where it cannot."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from partwhole.core.encoder import Encoder
 from partwhole.vision.images import Images, some
+from partwhole.vision.pack import Decoded
 
 if TYPE_CHECKING:
     from partwhole.vision.recipe import ImageRecipe
@@ -17,6 +19,8 @@ LOOKED = 64  # images whose size is looked at
 
 def odd(recipe: "ImageRecipe", images: Images) -> Iterator[str]:
     """Sentences for a person."""
+    from partwhole.vision.recipe import ImageRecipe
+
     batch, size, network = recipe.batch, recipe.size, recipe.network
     if len(images) < batch:
         yield (
@@ -40,9 +44,27 @@ def odd(recipe: "ImageRecipe", images: Images) -> Iterator[str]:
             f"careful: {size} pixels are {size // network.patch} patches of {network.patch} a side; the last {rest} "
             "rows and columns are not seen. Let --network.patch divide --size"
         )
+    if recipe.source.views == "device" and type(recipe).streamed is not ImageRecipe.streamed:
+        name = type(recipe).__name__
+        yield f"careful: --source.views device changes nothing: {name} makes views of its own, one by one"
     if network.unused:
         names = ", ".join(f"--network.{name}" for name in network.unused)
         yield f"careful: {names} changes nothing: it is for another network than --network.name {network.name}"
+
+
+def faster(recipe: "ImageRecipe", images: Images) -> str:
+    """What would let the loop wait less for data."""
+    from partwhole.vision.recipe import ImageRecipe
+
+    source, ways = recipe.source, []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if source.loaders < cores:
+        ways.append(f"raise --source.loaders, of which there are {source.loaders}, to as many as {cores}")
+    if source.views == "samples" and type(recipe).streamed is ImageRecipe.streamed:
+        ways.append("make views on the device with --source.views device")
+    if isinstance(getattr(images.pixels, "pixels", images.pixels), Decoded):
+        ways.append("raise --source.memory, so that images are kept decoded")
+    return f"{', or '.join(ways)}".capitalize() if ways else "The images are read as fast as they can be"
 
 
 def try_out(recipe: "ImageRecipe", encoder: Encoder, images: Images) -> None:

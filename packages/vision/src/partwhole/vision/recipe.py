@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,7 +12,7 @@ import torch
 
 from partwhole.core import distributed
 from partwhole.core.catalog import Given
-from partwhole.core.data import Stream, View
+from partwhole.core.data import Batches, Stream, View
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import accuracy, embed, knn
 from partwhole.core.fit import Fit, Run
@@ -24,6 +24,7 @@ from partwhole.vision import care, policies
 from partwhole.vision.draw import Picture
 from partwhole.vision.images import Images
 from partwhole.vision.network import Network
+from partwhole.vision.on_device import Deferred, OnDevice
 from partwhole.vision.sources import Source
 from partwhole.vision.views import Augment
 
@@ -117,7 +118,16 @@ class ImageRecipe(Seeing, ABC):
         (train, train_label), (test, test_label) = ((half, torch.tensor(half.labels)) for half in halves)
         return Classes(train, train_label, test, test_label, train.classes)
 
-    def streamed(self, samples: Sequence[Any], view: View) -> Stream:
+    def streamed(
+        self, samples: Sequence[Any], view: View, after: Callable[[dict[str, Any]], Any] | None = None
+    ) -> Batches:
+        """Batches of views; ``after`` is done with a batch whose views are made on the device."""
+        if self.source.views == "samples":
+            return self.one_by_one(samples, view)
+        return OnDevice(self.one_by_one(samples, Deferred(view)), distributed.setup(self.fit.device), after)
+
+    def one_by_one(self, samples: Sequence[Any], view: View) -> Stream:
+        """Batches of what the view gives of each sample."""
         return Stream(samples, view, batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
 
     def given(self, images: Images, classes: Classes | None) -> Given:
@@ -136,7 +146,12 @@ class ImageRecipe(Seeing, ABC):
         encoder = self.encoder()
         care.try_out(self, encoder, images)
         method = self.method(encoder, self.given(images, classes))
-        return Run(method=method, stream=self.stream(images, encoder), evaluate=Glance(self.plain(), classes))
+        return Run(
+            method=method,
+            stream=self.stream(images, encoder),
+            evaluate=Glance(self.plain(), classes),
+            faster=care.faster(self, images),
+        )
 
     def finish(self, encoder: Encoder, folder: Path, watch: Any = None) -> Mapping[str, Any]:
         """Measure, show and report: what ``tools/run.py`` calls after training, and ``tools/evaluate.py`` alone."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from partwhole.core import catalog
+from partwhole.core.data import Stream, View
 from partwhole.core.method import Method
 from partwhole.vision import colorization, context, jigsaw, rotation
 from partwhole.vision.draw import Picture
@@ -23,6 +24,10 @@ class Pretext(ImageRecipe, ABC):
     """Asks of an image what is known of it by itself: it makes views of its own, by no policy."""
 
     policy: ClassVar[Policy] = "plain"  # type: ignore[misc]  # so it is no field: there would be nothing it changes
+
+    def streamed(self, samples: Sequence[Any], view: View, after: Any = None) -> Stream:
+        return self.one_by_one(samples, view)
+
     picture: ClassVar[Callable[..., bytes]]
     caption: ClassVar[str]
 
