@@ -13,6 +13,7 @@ import errno
 import importlib
 import importlib.util
 import inspect
+import io
 import pkgutil
 import sys
 import types
@@ -256,12 +257,15 @@ def guarded(main: Callable[[], int]) -> int:
 
     That is Usage, Interrupted (128 + signal), and ValueError or OSError raised on purpose in partwhole's own code.
     """
+    from partwhole.core.data import BadSample
     from partwhole.core.doctor import Collapsed
     from partwhole.core.files import NotSaved
     from partwhole.core.fit import NonFinite
     from partwhole.core.signals import Interrupted, is_sigterm
 
     name = Path(sys.argv[0]).name
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         return main()
     except Usage as error:
@@ -273,6 +277,11 @@ def guarded(main: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         print(f"{name}: stopped", file=sys.stderr)
         return 143 if is_sigterm(error) else 130
+    except BadSample as error:
+        if "--traceback" in sys.argv or not isinstance(error.__cause__, ValueError | OSError):
+            raise
+        print(f"{name}: {error}\n(--traceback shows where this was noticed)", file=sys.stderr)
+        return 1
     except (Collapsed, NonFinite, NotSaved) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

@@ -22,7 +22,7 @@ from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.watch import Quiet
 
 STEPS = 12
-TIMING = ("steps_per_second", "memory_mb")
+TIMING = ("steps_per_second", "memory_mb", "waiting")
 
 
 def train(name, folder, pause=0.0):

@@ -193,6 +193,19 @@ def test_batch_norm_of_one_or_no_position_uses_what_it_knows():
     assert torch.equal(norm.running_mean, before)
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_batch_norm_may_see_next_to_nothing_after_a_batch(rows):
+    """As a head does that is called for whole things and for hidden tokens, of which there may be none."""
+    norm = BatchNorm(4).double()
+    x = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
+    before = norm(x)
+    kept = norm.running_mean.clone()
+    (before.square().sum() + norm(x[:rows]).sum()).backward()
+    assert torch.equal(norm.running_mean, kept)
+    alone = torch.autograd.grad(BatchNorm(4).double()(x).square().sum(), x)[0]
+    assert torch.equal(x.grad[1:], alone[1:])
+
+
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_P1_batch_norm_is_the_same_over_ranks(world):
     x, weight, valid = draw(7, 5, 4), draw(7, 5, 4, seed=1), coin(7, 5, chance=0.7)

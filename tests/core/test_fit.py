@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from partwhole.core import pace
 from partwhole.core.data import Stream
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.schedules import learning_rate
@@ -165,7 +166,8 @@ def test_progress_evaluations_and_the_journal(cases, tmp_path):
         watch=watch,
     )
     assert [s for s, _ in watch.steps] == [2, 4, 6, 7]
-    assert watch.steps[0][1].keys() >= {"total", "loss", "lr", "gradient_norm", "steps_per_second", "memory_mb"}
+    logged = {"total", "loss", "lr", "gradient_norm", "steps_per_second", "memory_mb", "waiting"}
+    assert watch.steps[0][1].keys() >= logged
     assert [s for s, _ in watch.metrics] == [3, 6, 7]
     assert modes == [(False, False)] * 3
     assert method.training
@@ -217,3 +219,43 @@ def test_remaining_time_is_linear_in_the_steps(monkeypatch):
     assert left(5, 100) == ""
     assert left(15, 100) == "1 min 25 s"  # a second a step
     assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+
+
+def clocked(monkeypatch, moments):
+    """A clock of which each look gives the next of ``moments``."""
+    monkeypatch.setattr(pace.time, "monotonic", iter(moments).__next__)
+    return pace.Pace()
+
+
+def test_the_share_of_waiting_is_of_steps_alone(monkeypatch):
+    one = [0, 0, 8, 10]  # of ten seconds, eight waited; then three of ten, and as many between two steps
+    moments = one + [x + 20 * (i + 1) for i in range(30) for x in (0, 1, 4, 10)]
+    seen = clocked(monkeypatch, moments)
+    shares = []
+    for _ in range(31):
+        with seen.step(), seen.waiting():
+            pass
+        shares.append(seen.latest())
+    assert shares == pytest.approx([0.8] + [0.3] * 30)
+    assert seen.told("Do this") == "careful: waited for data in 30.0 % of the time of a step. Do this"
+
+
+@pytest.mark.parametrize(("steps", "text"), [(5, ""), (6, "waited for data in 20.0 % of the time of a step")])
+def test_little_waiting_needs_no_advice_and_a_short_run_tells_nothing(monkeypatch, steps, text):
+    seen = clocked(monkeypatch, [x + i for i in range(steps) for x in (0, 0.1, 0.3, 1)])
+    for _ in range(steps):
+        with seen.step(), seen.waiting():
+            pass
+    assert seen.told("Do this") == text
+
+
+def test_a_loop_that_waits_says_what_to_do(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "SHORT", 0.0)
+    monkeypatch.setattr(pace, "MUCH", -1.0)
+    method, stream = cases.make("rows")
+    watch = Record()
+    run = Run(method=method, stream=stream, faster="Buy a disk")
+    fit(run, Fit(steps=20, evaluate_every=50), tmp_path, watch=watch)
+    assert sum("careful: waited for data in " in text and "Buy a disk" in text for text in watch.texts) == 1
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= row["waiting"] <= 1 for row in rows)

@@ -53,7 +53,7 @@ def go(cases, name, folder, options, crash=None, **more):
 
 
 def lines(folder):
-    timing = ("steps_per_second", "memory_mb")
+    timing = ("steps_per_second", "memory_mb", "waiting")
     text = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in timing} for line in text]
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from partwhole.core.encoder import build, describe, pool_for
 from partwhole.core.threads import ranks
@@ -65,6 +66,14 @@ def test_a_resnet_can_be_narrow_and_see_small_images():
 def test_what_cannot_be_built_is_refused_in_words(options, words):
     with pytest.raises(ValueError, match=words):
         Backbone(**options)
+
+
+def test_one_image_of_one_place_is_normalised_by_what_was_seen_before():
+    norm = BatchNorm2d(nn.BatchNorm2d(3))
+    norm.running_mean += 2
+    x = torch.randn(1, 3, 1, 1)
+    assert torch.allclose(norm(x), (x - 2) / (1 + norm.eps) ** 0.5)
+    assert norm.running_mean.tolist() == [2, 2, 2]
 
 
 def test_statistics_are_those_of_all_processes():

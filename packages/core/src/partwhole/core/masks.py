@@ -32,6 +32,17 @@ def hide(length: int, ratio: Ratio, generator: torch.Generator | None = None, *,
 
 def _drawn(length: int, ratio: Ratio, chance: float, generator: torch.Generator | None) -> int:
     """How many of ``length`` tokens to hide."""
+    check(length, ratio, chance)
+    low, high = ratio if isinstance(ratio, tuple) else (ratio, ratio)
+    if chance < 1 and torch.rand((), generator=generator) >= chance:
+        return 0
+    if low < high:
+        low += (high - low) * float(torch.rand((), generator=generator))
+    return min(max(round(low * length), 1), length - 1)
+
+
+def check(length: int, ratio: Ratio, chance: float = 1.0) -> None:
+    """ValueError, if nothing can be hidden so."""
     low, high = ratio if isinstance(ratio, tuple) else (ratio, ratio)
     if length < 2:
         raise ValueError(f"hiding a part of {length} tokens leaves nothing to predict it from: 2 are needed")
@@ -39,11 +50,6 @@ def _drawn(length: int, ratio: Ratio, chance: float, generator: torch.Generator 
         raise ValueError(f"the ratio to hide lies between 0 and 1, not at {ratio}")
     if not 0 <= chance <= 1:
         raise ValueError(f"the chance to hide anything lies in [0, 1], not at {chance}")
-    if chance < 1 and torch.rand((), generator=generator) >= chance:
-        return 0
-    if low < high:
-        low += (high - low) * float(torch.rand((), generator=generator))
-    return min(max(round(low * length), 1), length - 1)
 
 
 def grid(*shape: int) -> Tensor:

@@ -57,7 +57,9 @@ class BatchNorm(nn.Module):
             with torch.no_grad():
                 step = self.momentum * enough.to(mean.dtype)  # where() would make the momentum float32
                 unbiased = var * (count / (count - 1).clamp(min=1))
-                self.running_mean += step * (mean - self.running_mean)
-                self.running_var += step * (unbiased - self.running_var)
+                # torch's own layer, which a call before this one may have been, holds them for a backward pass that
+                # does not read them: told of a change, it would refuse
+                self.running_mean.data += step * (mean - self.running_mean)
+                self.running_var.data += step * (unbiased - self.running_var)
         mean, var = torch.where(enough, mean, self.running_mean), torch.where(enough, var, self.running_var)
         return (rows - mean) * (var + self.eps).rsqrt() * self.weight + self.bias

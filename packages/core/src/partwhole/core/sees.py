@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from partwhole.core import distributed
+from partwhole.core import distributed, masks
 from partwhole.core.catalog import Sees
 from partwhole.core.data import Batches, View, together
 from partwhole.core.encoder import Embed, Encoder
@@ -140,6 +140,9 @@ class Hidden:
     tokens: int
     ratio: Ratio
     chance: float = 1.0
+
+    def __post_init__(self) -> None:
+        masks.check(self.tokens, self.ratio, self.chance)  # here, and not first in a data worker
 
     def __call__(self) -> Tensor:
         return hide(self.tokens, self.ratio, chance=self.chance)

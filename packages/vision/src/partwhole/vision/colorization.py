@@ -191,7 +191,7 @@ class Colorization:
         return Colorizer(encoder, scale=self.scale)
 
     def view(self, encoder: Encoder) -> Greyed:
-        size = self.augment.size  # type: ignore[attr-defined]  # of the recipe
+        size = self.size  # type: ignore[attr-defined]  # of the recipe
         return Greyed(size, self.scale * side_of(encoder, size))
 
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:

@@ -60,6 +60,7 @@ class Neighbours:
     std: tuple[float, ...] = STD
 
     def __post_init__(self) -> None:
+        cell_of(self.tile, self.gap)
         if self.gap < 2 * self.jitter or self.jitter < 0:
             raise ValueError(
                 f"tiles with a gap of {self.gap} between them cannot be moved by {self.jitter} of their side: "
@@ -122,7 +123,7 @@ class Context:
         return ContextPrediction(encoder, hidden=4 * encoder.dim)
 
     def view(self, encoder: Encoder) -> View:
-        return Neighbours(self.augment.size // 2, gap=self.gap)  # type: ignore[attr-defined]  # of the recipe
+        return Neighbours(self.size // 2, gap=self.gap)  # type: ignore[attr-defined]  # of the recipe
 
 
 def picture(method: ContextPrediction, view: Neighbours, samples: Sequence[Any], *, seed: int = 0) -> bytes:

@@ -21,6 +21,7 @@ SUFFIXES = frozenset(
 )
 ZIP, TAR = (".zip",), (".tar",)
 SQUEEZED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+INNER = "archives are not opened within others, and of a folder when they are named themselves, as folder/archive.zip"
 BYTES = 2**30  # a larger file is no image, or unpacks to one that fills the memory
 PARTS = {
     "train": re.compile(r"train(ing)?\d{0,4}", re.IGNORECASE),
@@ -149,7 +150,7 @@ def _nothing(path: Path, names: Iterable[str], count: int) -> BadImage:
     return BadImage(
         path,
         f"no image among {count} files ({what})" if count else "nothing in it",
-        "put images there (.jpg .png .webp .tif ...); archives are named themselves, as archive.zip",
+        f"put images there (.jpg .png .webp .tif ...); {INNER}",
     )
 
 
@@ -174,7 +175,7 @@ def _folder(root: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
             if _hidden((), name):
                 continue
             if os.path.splitext(name)[1].lower() not in SUFFIXES:
-                others.append(name)
+                others.append(os.path.join(at, name))
                 continue
             file = os.path.join(at, name)
             try:
@@ -192,7 +193,7 @@ def _folder(root: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
         if problems:
             raise BadImage(root, f"no image that can be read ({problems[0][1]})", "give yourself read access")
         raise _nothing(root, others, len(others))
-    return sorted(found), problems
+    return sorted(found), problems + _archives(others)
 
 
 @lru_cache(maxsize=8)
@@ -259,7 +260,13 @@ def _members(
             found.append(Entry(f"{path}/{name}", *where(name), tuple(folders)))
     if not found:
         raise _nothing(path, names, len(names))
-    return sorted(found), []
+    return sorted(found), _archives(f"{path}/{name}" for name in names)
+
+
+def _archives(names: Iterable[str]) -> list[tuple[str, str]]:
+    """What to say of archives among the files beside images."""
+    inner = [name for name in names if name.lower().endswith((*ZIP, *TAR, *SQUEEZED))]
+    return [(inner[0], f"skipped: {len(inner)} archives beside images; {INNER}")] if inner else []
 
 
 def _opened(path: Path, cache: Path | None) -> Path:

@@ -41,6 +41,7 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         results = probe(
             encoder, classes, plain=plain, look=look, options=recipe.measure, watch=watch, keep=keep, begun=begun
         )
+        keep(results)  # of an evaluation that was whole, nothing was measured again
         text = probe_report.table(results, name)
     else:
         files.write_json(folder / "evaluation.json", evaluation)

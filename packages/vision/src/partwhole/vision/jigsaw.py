@@ -73,6 +73,7 @@ class Puzzle:
     def __post_init__(self) -> None:
         if self.gap < 0:
             raise ValueError(f"the gap between tiles is {self.gap} of their side; expected 0 or more")
+        cell_of(self.tile, self.gap)
         permutations(self.count, self.seed)  # here, and not once in every worker
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Tensor]:
@@ -132,8 +133,7 @@ class Jigsaw:
         return JigsawPuzzles(encoder, count=self.permutations, hidden=4 * encoder.dim)
 
     def view(self, encoder: Encoder) -> View:
-        size = self.augment.size  # type: ignore[attr-defined]  # of the recipe
-        return Puzzle(size // 2, count=self.permutations, gap=self.gap)
+        return Puzzle(self.size // 2, count=self.permutations, gap=self.gap)  # type: ignore[attr-defined]  # of the recipe
 
 
 def picture(method: JigsawPuzzles, view: Puzzle, samples: Sequence[Any], *, seed: int = 0) -> bytes:

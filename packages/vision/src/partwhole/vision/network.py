@@ -26,6 +26,21 @@ class Network:
     registers: int = 0
     """Tokens of our transformer that stand for nothing, and keep maps of attention clean (Darcet et al., 2024)."""
 
+    def __post_init__(self) -> None:
+        for name, least in {"dim": 1, "depth": 1, "patch": 1, "registers": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} of the network is {getattr(self, name)}; expected {least} or more")
+        if not self.width > 0:
+            raise ValueError(f"width of the network is {self.width}; expected a number above 0")
+
+    @property
+    def unused(self) -> list[str]:
+        """Options that were changed, and are of another network than this one."""
+        of = ("width", "stem") if self.name == "vit" else ("dim", "depth", "patch", "registers")
+        if self.name != "vit" and not self.name.startswith("resnet"):
+            of = ("width", *of)
+        return [name for name in of if getattr(self, name) != getattr(Network, name)]
+
     def build(self, size: int) -> Encoder:
         """With fresh weights, for images of ``size`` by ``size`` pixels."""
         if self.name == "vit":

@@ -1,6 +1,6 @@
 """Views made on the device, a batch at a time, of what the data workers drew for each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ class Deferred:
 
     The view may be any around ``views.Random`` that puts x into what it gives without looking at it: ``Looks``,
     ``core.sees.Hiding`` and most others; not those that need tokens of x (``Masked`` with a tokenizer, ``Blocks``).
+    What needs them can be done ``after`` (``OnDevice``).
     An image goes with the batch once, however many views are made of it.
     """
 
@@ -48,10 +49,18 @@ class OnDevice:
     """The batches of a stream of ``Deferred`` views, with x made on the device: the same as the view alone gives.
 
     OnDevice(Stream(samples, Deferred(view), batch=64), "cuda") yields what Stream(samples, view, batch=64) does.
+    ``after`` makes of a batch what the method gets, where that needs x.
     """
 
-    def __init__(self, stream: Batches, device: torch.device | str):
-        self.stream, self.device = stream, torch.device(device)
+    def __init__(
+        self, stream: Batches, device: torch.device | str, after: Callable[[dict[str, Any]], Any] | None = None
+    ):
+        self.stream, self.device, self.after = stream, torch.device(device), after
+
+    @property
+    def batch(self) -> int:
+        """Things in a batch, over all processes."""
+        return self.stream.batch  # type: ignore[attr-defined]
 
     def __call__(self, start: int = 0, /) -> Iterator[Any]:
         return (self.made(batch) for batch in self.stream(start))
@@ -70,7 +79,8 @@ class OnDevice:
             images = pixels.view(-1, 3, *sizes[0])
         else:
             images = [row[: 3 * h * w].view(3, h, w) for row, (h, w) in zip(pixels, sizes, strict=True)]
-        return _made(batch["seen"], images)
+        seen = _made(batch["seen"], images)
+        return seen if self.after is None else self.after(seen)
 
 
 def _made(seen: Any, images: Any) -> Any:

@@ -47,6 +47,8 @@ def normalised(x: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = S
 
 def cell_of(tile: int, gap: float) -> int:
     """The side of the cells of a puzzle between whose tiles a gap of ``gap`` tiles lies on average."""
+    if tile < 2:
+        raise ValueError(f"tiles of {tile} pixels show nothing; 2 or more are needed: raise the size")
     return round(tile * (1 + gap))
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,7 +12,7 @@ import torch
 
 from partwhole.core import distributed
 from partwhole.core.catalog import Given
-from partwhole.core.data import Stream, View
+from partwhole.core.data import Batches, Stream, View
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import accuracy, embed, knn
 from partwhole.core.fit import Fit, Run
@@ -20,10 +20,11 @@ from partwhole.core.method import Method
 from partwhole.core.probe import Classes, Probe
 from partwhole.core.sees import Seeing
 from partwhole.core.watch import Quiet
-from partwhole.vision import policies
+from partwhole.vision import care, policies
 from partwhole.vision.draw import Picture
 from partwhole.vision.images import Images
 from partwhole.vision.network import Network
+from partwhole.vision.on_device import Deferred, OnDevice
 from partwhole.vision.sources import Source
 from partwhole.vision.views import Augment
 
@@ -51,6 +52,11 @@ class ImageRecipe(Seeing, ABC):
     measure: Probe = Probe()
 
     incidental: ClassVar[frozenset[str]] = frozenset({"measure"})  # does not change what is trained
+
+    def __post_init__(self) -> None:
+        for name in ("size", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
     @abstractmethod
     def method(self, encoder: Encoder, given: Given) -> Method: ...
@@ -112,7 +118,16 @@ class ImageRecipe(Seeing, ABC):
         (train, train_label), (test, test_label) = ((half, torch.tensor(half.labels)) for half in halves)
         return Classes(train, train_label, test, test_label, train.classes)
 
-    def streamed(self, samples: Sequence[Any], view: View) -> Stream:
+    def streamed(
+        self, samples: Sequence[Any], view: View, after: Callable[[dict[str, Any]], Any] | None = None
+    ) -> Batches:
+        """Batches of views; ``after`` is done with a batch whose views are made on the device."""
+        if self.source.views == "samples":
+            return self.one_by_one(samples, view)
+        return OnDevice(self.one_by_one(samples, Deferred(view)), distributed.setup(self.fit.device), after)
+
+    def one_by_one(self, samples: Sequence[Any], view: View) -> Stream:
+        """Batches of what the view gives of each sample."""
         return Stream(samples, view, batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)
 
     def given(self, images: Images, classes: Classes | None) -> Given:
@@ -124,15 +139,19 @@ class ImageRecipe(Seeing, ABC):
 
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:
         images, classes = self.prepare(watch), self.classes(watch)
-        if watch is not None and len(images) < self.batch:
-            watch.say(
-                f"careful: a step of {self.batch} images sees each of the {len(images)} several times, and takes its "
-                "copies for others: lower --batch"
-            )
+        for line in care.odd(self, images):
+            if watch is not None:
+                watch.say(line)
         torch.manual_seed(self.fit.seed)
         encoder = self.encoder()
+        care.try_out(self, encoder, images)
         method = self.method(encoder, self.given(images, classes))
-        return Run(method=method, stream=self.stream(images, encoder), evaluate=Glance(self.plain(), classes))
+        return Run(
+            method=method,
+            stream=self.stream(images, encoder),
+            evaluate=Glance(self.plain(), classes),
+            faster=care.faster(self, images),
+        )
 
     def finish(self, encoder: Encoder, folder: Path, watch: Any = None) -> Mapping[str, Any]:
         """Measure, show and report: what ``tools/run.py`` calls after training, and ``tools/evaluate.py`` alone."""

@@ -74,7 +74,7 @@ class Rotation:
         return RotationPrediction(encoder)
 
     def view(self, encoder: Encoder) -> View:
-        return Turned(self.augment.size)  # type: ignore[attr-defined]  # of the recipe
+        return Turned(self.size)  # type: ignore[attr-defined]  # of the recipe
 
 
 def picture(method: RotationPrediction, view: Turned, samples: Sequence[Any], *, seed: int = 0) -> bytes:

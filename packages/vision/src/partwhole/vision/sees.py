@@ -5,17 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from partwhole.core import catalog, sees
+from partwhole.core import catalog, distributed, masks, sees
 from partwhole.core.catalog import Sees
-from partwhole.core.data import View, collate
+from partwhole.core.data import Batches, View, collate
 from partwhole.core.encoder import Encoder
-from partwhole.core.masks import Ratio, grid, hide_blocks
+from partwhole.core.masks import Ratio, grid, hide_blocks, target_blocks
 from partwhole.core.method import Method
 from partwhole.core.methods import MAE
 from partwhole.core.probe import Classes
 from partwhole.core.sees import Kept
+from partwhole.core.tokenizer import Tokenizer
 from partwhole.vision.images import some
 from partwhole.vision.network import Network
 from partwhole.vision.pretext import drawn
@@ -67,6 +69,9 @@ class HiddenBlocks:
     ratio: Ratio
     chance: float = 1.0
 
+    def __post_init__(self) -> None:
+        masks.check(len(self.where), self.ratio, self.chance)
+
     def __call__(self) -> Tensor:
         return hide_blocks(self.where, self.ratio, size=max(1, len(self.where) / 12), chance=self.chance)
 
@@ -78,6 +83,47 @@ class Blocked(ImageRecipe, ABC):
     def hiding(self, encoder: Encoder, ratio: Ratio, chance: float = 1.0) -> Callable[[], Tensor]:
         side = round(self.tokens(encoder) ** 0.5)
         return HiddenBlocks(grid(side, side), ratio, chance)
+
+
+@dataclass(frozen=True)
+class WithIds:
+    """A batch, and what the tokens of its x are called."""
+
+    tokenizer: Tokenizer
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, "ids": self.tokenizer.ids(batch["x"])}
+
+
+class Named(ImageRecipe, ABC):
+    """Whose tokens have names; where views are made on the device, they are named there."""
+
+    def stream(self, samples: Any, encoder: Encoder) -> Batches:
+        if self.source.views == "samples":
+            return super().stream(samples, encoder)
+        tokenizer = distributed.first(lambda: self.tokenizer(samples, encoder))  # type: ignore[attr-defined]
+        after = WithIds(tokenizer.to(distributed.setup(self.fit.device)))
+        return self.streamed(samples, self.view(encoder), after)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """As ``core.sees.Blocks``, where tokens lie in the same places ``where`` (L, 2) in every image."""
+
+    look: View
+    where: Tensor
+
+    def __call__(self, sample: Any) -> dict[str, Any]:
+        return {"x": self.look(sample), **target_blocks(self.where)}
+
+
+class InBlocks(ImageRecipe, ABC):
+    """Of whose tokens blocks are predicted."""
+
+    def view(self, encoder: Encoder) -> View:
+        with torch.no_grad():
+            where = encoder.embed.coordinates(torch.zeros(1, 3, self.size, self.size))[0]  # type: ignore[union-attr,operator]
+        return Blocks(self.look(), where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +169,8 @@ BETWEEN: dict[Sees, tuple[type[ImageRecipe], ...]] = {
     "hiding": (Patched, Blocked, Cropped),
     "masked": (Patched, Blocked, Gentle),
     "kept": (Hidden,),
-    "named": (Patched, Blocked, Gentle),
-    "blocks": (Patched, Gentle),
+    "named": (Patched, Blocked, Gentle, Named),
+    "blocks": (Patched, Gentle, InBlocks),
     "labels": (Taught,),
     "guesses": (Taught,),
     "strong": (Taught,),

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -37,6 +37,8 @@ class Source:
     """Processes that look at all images before training; all cores by default."""
     loaders: int = 0
     """Processes that make views while training; 0: the training process itself."""
+    views: Literal["samples", "device"] = "samples"
+    """Where views are made: one by one where the images are, or a batch at once on the device that trains."""
     generate: int = 2000
     """Unlabelled scenes to generate where no path is given."""
     generate_labelled: int = 50
@@ -45,8 +47,15 @@ class Source:
     """Of generated scenes, of the choice of ``limit`` images, and of the test part where a labelled set has none."""
 
     incidental: ClassVar[frozenset[str]] = frozenset(
-        {"cache", "memory", "workers", "loaders", "generate_labelled"}
+        {"cache", "memory", "workers", "loaders", "views", "generate_labelled"}
     )  # they do not change what is trained
+
+    def __post_init__(self) -> None:
+        least = {"shorter": 1, "memory": 0, "largest": 1, "limit": 1, "workers": 0, "loaders": 0, "generate": 1}
+        for name, number in {**least, "generate_labelled": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < number:
+                raise ValueError(f"source.{name} is {value}; expected {number} or more")
 
     def unlabelled(self, paths: Sequence[str | Path], watch: Any = None) -> Images:
         """The images to train on, looked at once by the first process and found by the others: of sets in parts the

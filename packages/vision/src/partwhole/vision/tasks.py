@@ -1,24 +1,32 @@
 """Recipes for images: core's methods, and the pretext tasks of images."""
 
+from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from partwhole.core import catalog
+from partwhole.core.data import Stream, View
 from partwhole.core.method import Method
 from partwhole.vision import colorization, context, jigsaw, rotation
 from partwhole.vision.draw import Picture
 from partwhole.vision.images import some
 from partwhole.vision.network import Network
 from partwhole.vision.pretext import held_out
-from partwhole.vision.recipe import ImageRecipe, Own
+from partwhole.vision.recipe import ImageRecipe, Own, Policy
 from partwhole.vision.sees import on_images
 
 SHOWN = 8  # images in a picture
 
 
-class Pretext(ImageRecipe):
+@dataclass(frozen=True, kw_only=True)
+class Pretext(ImageRecipe, ABC):
     """Asks of an image what is known of it by itself: it makes views of its own, by no policy."""
+
+    policy: ClassVar[Policy] = "plain"  # type: ignore[misc]  # so it is no field: there would be nothing it changes
+
+    def streamed(self, samples: Sequence[Any], view: View, after: Any = None) -> Stream:
+        return self.one_by_one(samples, view)
 
     picture: ClassVar[Callable[..., bytes]]
     caption: ClassVar[str]

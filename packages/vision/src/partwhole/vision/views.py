@@ -224,6 +224,8 @@ class Looks:
     """What a crop is."""
 
     def __post_init__(self) -> None:
+        if self.crops < 0:
+            raise ValueError(f"{self.crops} crops; expected 0 or more")
         if self.crops and self.local is None:
             raise ValueError(f"{self.crops} crops were asked for: say by ``local`` what a crop is")
 
