@@ -68,8 +68,8 @@ class Augmentations(catalog.SimCLR, SeesViews, ImageRecipe):
     def classes(self, watch: Any = None) -> Classes:
         if (found := super().classes(watch)) is None:
             raise ValueError(
-                "what operators teach is measured by labels, and the images have none: give --labelled, a folder with "
-                "a folder of images for each class"
+                "what operators teach is measured by labels, and the images have none, or all of them the same: give "
+                "--labelled, a folder with a folder of images for each class"
             )
         found.problems()  # said before hours of training
         return found
@@ -267,8 +267,8 @@ def finish(recipe: Augmentations, encoder: Encoder, folder: Path, watch: Watch) 
         probe_report.section(page, probed, whole)
         page.text(f"Measured here is the encoder that is kept: it was trained by {whole}, as the curves below show.")
         if problems:
-            rows = [[str(path), str(why)] for path, why in problems[:200]]
-            page.table(["file", "what"], rows, fold=f"{len(problems)} problems with the images")
+            told = [[str(path), str(why)] for path, why in problems[:200]]
+            page.table(["file", "what"], told, fold=f"{len(problems)} problems with the images")
 
     lead = f"SimCLR by {len(recipe.operators)} operators on images, alone and in pairs, on {len(images):,} images."
     page = run_page(folder, "Augmentations of images", lead, body)
@@ -301,32 +301,28 @@ def table(recipe: Augmentations, cells: Cells) -> list[list[str]]:
     return out
 
 
-def ranking(recipe: Augmentations, cells: Cells) -> list[tuple[str, Spread, Spread]]:
-    """Every cell once, in words, with its accuracy by both readouts; the best linear layer first."""
-    told = {name: one[0] if one[0] == one[1] else ", then ".join(applied(*one)) for name, one in recipe.pairs.items()}
+def ranking(recipe: Augmentations, cells: Cells, probed: Mapping[str, Any]) -> list[tuple[str, Spread, Spread]]:
+    """Every cell once, in words, and what it stands beside, with both accuracies; the best linear layer first."""
+    told = {name: ", then ".join(applied(*one)) for name, one in recipe.pairs.items()}
     told[recipe.policy] = f"all of {recipe.policy}"
-    linear, near = ({name: Spread.of(values(recipe, cells, name, r)) for name in told} for r in READOUTS)
-    order = sorted(told, key=lambda name: -linear[name].mean if linear[name].count else 1.0)
-    return [(told[name], linear[name], near[name]) for name in order]
+    linear, near = ([Spread.of(values(recipe, cells, name, readout)) for name in told] for readout in READOUTS)
+    found = list(zip(told.values(), linear, near, strict=True))
+    if "random" in recipe.measure.arms:
+        found.append(("random network", *(Spread.of(probed["arms"][f"random {readout}"][ALL]) for readout in READOUTS)))
+    return sorted(found, key=lambda row: -row[1].mean if row[1].count else 1.0)
 
 
 def summary(recipe: Augmentations, cells: Cells, probed: Mapping[str, Any]) -> str:
     """One plain sentence: the best cell, the best operator alone, and what they stand beside."""
-    found = {name: Spread.of(values(recipe, cells, name, "linear")) for name in [*recipe.pairs, recipe.policy]}
-    policy = found.pop(recipe.policy)
-    known = {name: spread for name, spread in found.items() if spread.count}
-    if not known:
-        return "No training came to an end."
-    parts = []
-    for title, among in (("best", known), ("best alone", {k: v for k, v in known.items() if "+" not in k})):
-        if among and (best := max(among, key=lambda name: among[name].mean)) not in "".join(parts):
-            parts.append(f"{title}: {best.replace('+', ', then ')} {decimal(among[best].mean, 3)}")
-    parts.append(f"all of {recipe.policy}: {decimal(policy.mean, 3)}")
-    if "random linear" in probed["arms"]:
-        parts.append(f"a random network: {decimal(Spread.of(probed['arms']['random linear'][ALL]).mean, 3)}")
-    parts.append(f"chance: {decimal(1 / len(probed['classes']), 3)}")
-    said = f"{'; '.join(parts)}."
-    return said[0].upper() + said[1:]
+    ranked = [(name, linear) for name, linear, _ in ranking(recipe, cells, probed) if linear.count]
+    beside = [(name, linear) for name, linear in ranked if name in (f"all of {recipe.policy}", "random network")]
+    trained = [one for one in ranked if one not in beside]
+    alone = [one for one in trained if one[0] in recipe.operators]
+    chosen = {"best": trained[:1], "best alone": [] if alone[:1] == trained[:1] else alone[:1]}
+    parts = [f"{title}: {name} {decimal(x.mean, 3)}" for title, found in chosen.items() for name, x in found]
+    parts += [f"{name}: {decimal(linear.mean, 3)}" for name, linear in beside]
+    said = "; ".join([*parts, f"chance: {decimal(1 / len(probed['classes']), 3)}"])
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def section(page: Page, recipe: Augmentations, cells: Cells, probed: Mapping[str, Any], said: str) -> Page:
@@ -358,5 +354,5 @@ def section(page: Page, recipe: Augmentations, cells: Cells, probed: Mapping[str
     )
     if recipe.seeds > 1:
         page.text(f"Mean \N{PLUS-MINUS SIGN} standard deviation over {recipe.seeds} trainings.")
-    ranked = [list(one) for one in ranking(recipe, cells)]
+    ranked = [list(one) for one in ranking(recipe, cells, probed)]
     return page.table(["operators", *READOUTS.values()], ranked, best="column", fold="All of them, the best first")
