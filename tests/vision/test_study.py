@@ -89,7 +89,7 @@ NAMES = ["crop", "blur", "noise", "crop+blur", "crop+noise", "blur+noise", "nois
 def test_a_study_from_training_to_map(recipe, tmp_path):
     recipe, heard = replace(recipe, seeds=2, operators=("blur", "noise")), Heard()
     run = recipe.build(watch=heard)
-    assert "9 more follow, one for each cell of 2 x 2 operators" in heard.said[-1]
+    assert "9 more of as many follow, by blur, noise and their pairs" in heard.said[-1]
     save_encoder(fit(run, recipe.fit, tmp_path, watch=Quiet()).encoder, tmp_path)
     done = recipe.finish(load_encoder(tmp_path), tmp_path, heard)
     found = cells(tmp_path)

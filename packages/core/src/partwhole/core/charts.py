@@ -284,7 +284,7 @@ def _cell(
     if under:
         out.append(
             f'<text x="{middle:.1f}" y="{centre + 14:.1f}" text-anchor="middle" '
-            f'style="font-size:10.5px;pointer-events:none">{escape(under)}</text>'
+            f'style="fill:var(--ink);font-size:10.5px;pointer-events:none">{escape(under)}</text>'
         )
     return out
 

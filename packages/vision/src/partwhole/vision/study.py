@@ -78,13 +78,14 @@ class Augmentations(catalog.SimCLR, SeesViews, ImageRecipe):
         return Each(tuple(Operated(size=self.size, names=(name,)) for name in self.operators))
 
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:
+        run = super().build(folder, watch)
         if watch is not None:
             count = len(self.pairs) * self.seeds + self.seeds - 1
             watch.say(
-                f"first a training by all of {self.policy}, of {self.fit.steps} steps; {count} more follow, one for "
-                f"each cell of {len(self.operators)} x {len(self.operators)} operators"
+                f"first a training by all of {self.policy}, of {self.fit.steps} steps; {count} more of as many follow, "
+                f"by {', '.join(self.operators)}" + (" and their pairs" if len(self.operators) > 1 else ", alone")
             )
-        return super().build(folder, watch)
+        return run
 
     def finish(self, encoder: Encoder, folder: Path, watch: Any = None) -> Mapping[str, Any]:
         """Train and measure what is not yet in ``evaluation.json``, and write the page."""
