@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partwhole.core.charts import DENSE, Series, bar_chart, line_chart, number, ticks
+from partwhole.core.charts import DENSE, Series, bar_chart, heat_map, line_chart, number, ticks
 from partwhole.core.report import Page, Spread, curves, decimal, flatten, picture_html, read_metrics, table_html
 
 EVIL = """<x onclick="go()">&amp; 'one' "two" </script></style><img src=http://example.org/a.png>"""
@@ -276,12 +276,46 @@ def test_empty_charts_say_so():
     assert "No finite values" in line_chart([Series("a", [1], [math.nan])])
     assert "No finite values" in line_chart([])
     assert "Nothing to count" in bar_chart([])
+    assert "No finite values" in heat_map(["a"], ["b"], [[math.nan]])
 
 
 def test_bars_have_heights_in_proportion():
     heights = [float(h) for h in re.findall(r' height="([\d.]+)"', bar_chart([("1", 2.0), ("2", 4.0), ("3", 0.0)]))]
     assert heights[1] == pytest.approx(2 * heights[0], abs=0.2)
     assert heights[2] == 0
+
+
+CELL = r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" .*?fill-opacity:([\d.]+)"><title>([^<]*)</title>'
+
+
+def test_a_heat_map_says_every_number_and_is_the_stronger_the_greater_it_is():
+    values = [[0.1, 0.5, 0.3], [math.nan, 0.9, 0.9]]
+    names = {"title": "T", "x": "second", "y": "first", "text": lambda v: f"{v:.2f}"}
+    html = heat_map(["r", EVIL], ["a", "b", "mean"], values, apart=1, **names)
+    read(html)
+    cells = re.findall(CELL, html)
+    dash = "\N{EN DASH}"
+    assert [c[4] for c in cells[:3]] == ["r, a: 0.10", "r, b: 0.50", "r, mean: 0.30"]
+    assert cells[3][4].endswith(f", a: {dash}")
+    written = re.findall(r"pointer-events:none(;font-weight:600)?\">([^<]*)<", html)
+    assert [text for _, text in written] == ["0.10", "0.50", "0.30", dash, "0.90", "0.90"]
+    assert [text for bold, text in written if bold] == ["0.90", "0.90"]
+    strength = [float(c[3]) for c in cells]
+    assert strength[0] < strength[2] < strength[1] < strength[4] == strength[5] < 0.6
+    assert strength[3] == 0
+    left = [float(c[0]) for c in cells[:3]]
+    assert left[2] - left[1] > left[1] - left[0] > float(cells[0][2])  # the last stands apart, none overlap
+    assert "first by second" in html
+
+
+def test_a_heat_map_has_room_for_long_names_and_writes_spreads_beneath():
+    names = ["a long name indeed"] * 9
+    html = heat_map(names, names, [[1.0] * 9] * 9, spreads=[[0.25] * 8 + [0.0]] * 9)
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', html)[1])  # pyright: ignore[reportOptionalSubscript]
+    assert all(float(x) + float(w) <= width for x, _, w, _, _ in re.findall(CELL, html))
+    assert html.count(">\N{PLUS-MINUS SIGN}0.25<") == 9 * 8
+    with pytest.raises(ValueError, match=r"1 rows of 2 values are named, got 1 of \[1\]"):
+        heat_map(["a"], ["b", "c"], [[1.0]])
 
 
 # -- a run's files ---------------------------------------------------------------------------------------------------

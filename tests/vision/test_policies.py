@@ -86,6 +86,10 @@ def test_a_pair_of_the_study_is_the_image_and_the_image_changed():
     assert torch.equal(looks({"image": picture()})["views"][0], policies.plain(24)({"image": picture()}))
     assert looks.second.names == ("colour", "rotate")
     assert pair("blur", "blur", 24).second.names == ("blur",)
+    assert pair("blur", "crop", 24) == pair("crop", "blur", 24)
+    assert pair("blur", "noise", 24) != pair("noise", "blur", 24)
+    with pytest.raises(ValueError, match=r"'colr'; did you mean colour\?"):
+        Operated(names=("colr",))
 
 
 def test_a_sheet_has_a_row_for_each_sample_and_shows_what_it_is_given():

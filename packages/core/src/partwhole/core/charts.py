@@ -1,11 +1,11 @@
-"""Line and bar charts as SVG text: no plotting library, crisp at any zoom, coloured by the page's style sheet.
+"""Line charts, bar charts and heat maps as SVG text: no plotting library, crisp at any zoom, coloured by the page.
 
 Letters: T points of a series. Colours are the CSS variables --s0 .. --s7 of ``report.css``, told apart in light and
 dark mode and by colour-blind readers; every series also has its own dash and marker, for print without colour.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -148,6 +148,68 @@ def bar_chart(bars: Sequence[tuple[str, float]], *, title: str = "", x: str = ""
     return _figure(title, f"{y} by {x}" if x and y else title, out, [], SIZE)
 
 
+def heat_map(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float]],
+    *,
+    spreads: Sequence[Sequence[float]] | None = None,
+    apart: int = 0,
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    text: Callable[[float], str] = number,
+) -> str:
+    """Draw numbers as a table whose cells are the stronger in colour the greater they are.
+
+    Args:
+        rows, columns: their names, R and C.
+        values: R times C; one that is not finite is a dash on no colour.
+        spreads: R times C, written as plus or minus under those that are finite and above 0.
+        apart: so many of the last columns stand apart, such as the means of the others.
+        title, x, y: above the map, and of its columns and rows.
+        text: how a number is written.
+
+    Returns:
+        A ``<figure>`` for :meth:`partwhole.core.report.Page.raw`.
+    """
+    if len(values) != len(rows) or any(len(row) != len(columns) for row in values):
+        sizes = sorted({len(row) for row in values})
+        raise ValueError(f"{len(rows)} rows of {len(columns)} values are named, got {len(values)} of {sizes}")
+    shown = [v for row in values for v in row if math.isfinite(v)]
+    if not shown:
+        return f'<figure class="chart"><p class="name">{escape(title)}</p><p>No finite values.</p></figure>'
+    low, high = min(shown), max(shown)
+    left, top, gap, tall = 12 + 7.2 * max(map(len, rows)), 20.0 if y else 2.0, 8.0, 46.0 if spreads else 36.0
+    wide = max(6 + 7.4 * max(map(len, columns)), min(90.0, (SIZE[0] - left - gap) / len(columns)))
+    starts = [left + wide * j + (gap if j >= len(columns) - apart else 0) for j in range(len(columns))]
+    bottom, middle = top + tall * len(rows), left + wide * len(columns) / 2
+    size = (max(SIZE[0], left + wide * len(columns) + gap), bottom + (42 if x else 22))
+    out = []
+    for i, (row, name) in enumerate(zip(values, rows, strict=True)):
+        at = top + tall * i
+        out.append(f'<text x="{left - 8:g}" y="{at + tall / 2 + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        for j, (value, start) in enumerate(zip(row, starts, strict=True)):
+            known = math.isfinite(value)
+            spread = spreads[i][j] if spreads and known else 0.0
+            under = f"\N{PLUS-MINUS SIGN}{text(spread)}" if math.isfinite(spread) and spread > 0 else ""
+            out += _cell(
+                (start, at, wide, tall),
+                text(value) if known else "\N{EN DASH}",
+                under,
+                hover=f"{name}, {columns[j]}",
+                # Never so strong that the page's ink is hard to read on it, in light or dark mode.
+                strength=0.05 + 0.5 * ((value - low) / (high - low) if high > low else 0.5) if known else 0.0,
+                bold=value == high,
+            )
+    out += [
+        f'<text x="{start + wide / 2:.1f}" y="{bottom + 16:g}" text-anchor="middle">{escape(name)}</text>'
+        for start, name in zip(starts, columns, strict=True)
+    ]
+    out.append(_axis_names(x, y, middle, size[1]))
+    return _figure(title, f"{y} by {x}" if x and y else title, out, [], size)
+
+
 # -- pieces ----------------------------------------------------------------------------------------------------------
 
 
@@ -203,6 +265,27 @@ def _draw(rows: Sequence, across, down, *, colour: str, index: int, few: bool, n
             out.append(f'<path class="whisker" style="stroke:{colour}" d="{path}"/>')
         spread = f" \N{PLUS-MINUS SIGN} {(high - low) / 2:.3g}" if high > low else ""
         out.append(_marker(index, at, down(y), 4.2, colour, f"{name}: {y:.4g}{spread} at {number(x)}"))
+    return out
+
+
+def _cell(
+    box: tuple[float, float, float, float], text: str, under: str, *, hover: str, strength: float, bold: bool
+) -> list[str]:
+    """A coloured box (left, top, width, height) with a number in it, and a smaller one under that."""
+    left, top, width, height = box
+    middle, centre, weight = left + width / 2, top + height / 2, ";font-weight:600" if bold else ""
+    out = [
+        f'<rect x="{left + 1:.1f}" y="{top + 1:.1f}" width="{width - 2:.1f}" height="{height - 2:.1f}" rx="3" '
+        f'style="fill:var(--s1);fill-opacity:{strength:.3f}">'
+        f"<title>{escape(f'{hover}: {text} {under}'.strip())}</title></rect>",
+        f'<text x="{middle:.1f}" y="{centre + (-2 if under else 4):.1f}" text-anchor="middle" '
+        f'style="fill:var(--ink);pointer-events:none{weight}">{escape(text)}</text>',
+    ]
+    if under:
+        out.append(
+            f'<text x="{middle:.1f}" y="{centre + 14:.1f}" text-anchor="middle" '
+            f'style="fill:var(--ink);font-size:10.5px;pointer-events:none">{escape(under)}</text>'
+        )
     return out
 
 

@@ -1,6 +1,7 @@
-"""SimCLR's study of single operators and pairs of them (Chen et al., 2020, figure 5)."""
+"""The operators of SimCLR's study of them, alone and in pairs (Chen et al., 2020, section 3.1 and figure 5)."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,13 +28,11 @@ class Operated(Random):
     """A view by some operators alone, in their order; of the square in the middle, resized, but for a crop."""
 
     names: tuple[str, ...] = ()
-    """Of ``OPERATORS``. A crop comes first, wherever it stands: it is taken of the image in full."""
+    """Of ``OPERATORS``. A crop comes first, wherever it stands."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.names:
-            if name not in OPERATORS:
-                raise ValueError(f"no operator is called {name!r}; there are {', '.join(OPERATORS)}")
+        check(self.names)
 
     def box(self, height: int, width: int) -> Tensor:
         if "crop" not in self.names:
@@ -46,10 +45,31 @@ class Operated(Random):
         return {f"{i}": effect for i, effect in enumerate(all_of_them)}
 
 
+def check(names: Iterable[str]) -> None:
+    """ValueError for a name that no operator has, with the nearest ones."""
+    for name in names:
+        if name not in OPERATORS:
+            near = difflib.get_close_matches(name, OPERATORS, 3, 0.5)
+            hint = f"did you mean {' or '.join(near)}? There are" if near else "there are"
+            raise ValueError(f"no operator is called {name!r}; {hint} {', '.join(OPERATORS)}")
+
+
+def applied(first: str, second: str) -> tuple[str, ...]:
+    """The operators of a pair in the order in which they are applied: one alone where both are the same.
+
+    A crop is always the first, since it is taken of the image in full, so that it stays sharp: a pair with it is the
+    same either way round.
+    """
+    if first == second:
+        return (first,)
+    return (second, first) if second == "crop" else (first, second)
+
+
 def pair(first: str, second: str, size: int) -> Looks:
     """Two views of the study: the image as it is, and changed by one operator, or by one after the other.
 
-    The paper takes both of one random crop of an image; here it is the square in the middle.
+    As in the paper only one of the two branches is changed. It takes both of one random crop of an image, and a crop
+    as an operator again of that; here both are of the square in the middle, and a crop as an operator is of the image.
     """
-    names = (first,) if first == second else (first, second)
-    return Looks(Augment(size=size, scale=None, flip=0.0), Operated(size=size, names=names))
+    plain = Augment(size=size, scale=None, flip=0.0)
+    return Looks(plain, Operated(size=size, names=applied(first, second)))

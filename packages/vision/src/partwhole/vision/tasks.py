@@ -15,6 +15,7 @@ from partwhole.vision.network import Network
 from partwhole.vision.pretext import held_out
 from partwhole.vision.recipe import ImageRecipe, Own, Policy
 from partwhole.vision.sees import on_images
+from partwhole.vision.study import Augmentations
 
 SHOWN = 8  # images in a picture
 
@@ -46,6 +47,7 @@ def pretext(kind: Any, module: Any, caption: str, network: Network | None = None
 
 
 TASKS = {
+    "augmentations": Augmentations,
     "colorization": pretext(
         colorization.Colorization,
         colorization,
