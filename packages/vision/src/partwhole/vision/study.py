@@ -51,6 +51,7 @@ class Augmentations(catalog.SimCLR, SeesViews, ImageRecipe):
     incidental: ClassVar[frozenset[str]] = ImageRecipe.incidental | {"operators", "seeds"}  # more may be asked for
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.operators)
         if not self.operators or len(set(self.operators)) < len(self.operators):
             raise ValueError(
