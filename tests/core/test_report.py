@@ -310,10 +310,10 @@ def test_a_heat_map_says_every_number_and_is_the_stronger_the_greater_it_is():
 
 def test_a_heat_map_has_room_for_long_names_and_writes_spreads_beneath():
     names = ["a long name indeed"] * 9
-    html = heat_map(names, names, [[1.0] * 9] * 9, spreads=[[0.25] * 8 + [0.0]] * 9)
+    html = heat_map(names, names, [[1.0] * 9] * 9, spreads=[[0.25] * 8 + [math.nan]] * 9)
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', html)[1])  # pyright: ignore[reportOptionalSubscript]
     assert all(float(x) + float(w) <= width for x, _, w, _, _ in re.findall(CELL, html))
-    assert html.count(">\N{PLUS-MINUS SIGN}0.25<") == 9 * 8
+    assert html.count(">\N{PLUS-MINUS SIGN}0.25<") == html.count(">\N{PLUS-MINUS SIGN}") == 9 * 8
     with pytest.raises(ValueError, match=r"1 rows of 2 values are named, got 1 of \[1\]"):
         heat_map(["a"], ["b", "c"], [[1.0]])
 

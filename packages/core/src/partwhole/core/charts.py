@@ -165,7 +165,7 @@ def heat_map(
     Args:
         rows, columns: their names, R and C.
         values: R times C; one that is not finite is a dash on no colour.
-        spreads: R times C, written as plus or minus under those that are finite and above 0.
+        spreads: R times C, written as plus or minus under their numbers where they are finite.
         apart: so many of the last columns stand apart, such as the means of the others.
         title, x, y: above the map, and of its columns and rows.
         text: how a number is written.
@@ -191,8 +191,8 @@ def heat_map(
         out.append(f'<text x="{left - 8:g}" y="{at + tall / 2 + 4:.1f}" text-anchor="end">{escape(name)}</text>')
         for j, (value, start) in enumerate(zip(row, starts, strict=True)):
             known = math.isfinite(value)
-            spread = spreads[i][j] if spreads and known else 0.0
-            under = f"\N{PLUS-MINUS SIGN}{text(spread)}" if math.isfinite(spread) and spread > 0 else ""
+            spread = spreads[i][j] if spreads and known else math.nan
+            under = f"\N{PLUS-MINUS SIGN}{text(spread)}" if math.isfinite(spread) else ""
             out += _cell(
                 (start, at, wide, tall),
                 text(value) if known else "\N{EN DASH}",

@@ -46,11 +46,11 @@ class Operated(Random):
 
 
 def check(names: Iterable[str]) -> None:
-    """ValueError for a name that no operator has, with the nearest ones."""
+    """ValueError for a name that no operator has, with the nearest one."""
     for name in names:
         if name not in OPERATORS:
-            near = difflib.get_close_matches(name, OPERATORS, 3, 0.5)
-            hint = f"did you mean {' or '.join(near)}? There are" if near else "there are"
+            near = difflib.get_close_matches(name, OPERATORS, 1, 0.5)
+            hint = f"did you mean {near[0]}? There are" if near else "there are"
             raise ValueError(f"no operator is called {name!r}; {hint} {', '.join(OPERATORS)}")
 
 

@@ -11,6 +11,7 @@ noise and Sobel filter are ours, and so is the scale: there a ResNet-50 on Image
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -310,7 +311,8 @@ def ranking(recipe: Augmentations, cells: Cells, probed: Mapping[str, Any]) -> l
     linear, near = ([Spread.of(values(recipe, cells, name, readout)) for name in told] for readout in READOUTS)
     found = list(zip(told.values(), linear, near, strict=True))
     if "random" in recipe.measure.arms:
-        found.append(("random network", *(Spread.of(probed["arms"][f"random {readout}"][ALL]) for readout in READOUTS)))
+        random = [Spread.of(probed["arms"][f"random {readout}"][ALL]) for readout in READOUTS]
+        found.append(("random network", random[0], random[1]))
     return sorted(found, key=lambda row: -row[1].mean if row[1].count else 1.0)
 
 
@@ -338,7 +340,9 @@ def section(page: Page, recipe: Augmentations, cells: Cells, probed: Mapping[str
                 recipe.operators,
                 [*recipe.operators, "mean"],
                 [[one.mean for one in row] for row in found],
-                spreads=[[one.std for one in row] for row in found] if recipe.seeds > 1 else None,
+                spreads=[[one.std if one.count > 1 else math.nan for one in row] for row in found]
+                if recipe.seeds > 1
+                else None,
                 apart=1,
                 title=f"Accuracy, {about}",
                 x="second operator",
@@ -352,7 +356,8 @@ def section(page: Page, recipe: Augmentations, cells: Cells, probed: Mapping[str
         "is the square in its middle, the other is that, changed by the operators one after the other. A crop is "
         "always taken first: a pair with it was trained once and stands twice."
         f"\n\nEach is a training of {recipe.fit.steps:,} steps of {recipe.batch} images, measured on features that are "
-        f"then left as they are: learned from {probed['train']:,} labels, asked of {probed['test']:,} other images."
+        f"then left as they are: learned from {probed['train']:,} labels, asked of {probed['test']:,} other images. "
+        f"By the choice of these alone a number is uncertain by up to {decimal(0.5 / probed['test'] ** 0.5, 3)}."
     )
     if recipe.seeds > 1:
         page.text(f"Mean \N{PLUS-MINUS SIGN} standard deviation over {recipe.seeds} trainings.")
