@@ -101,7 +101,7 @@ class ShapeRecipe(Seeing, ABC):
         classes = len(self.check(watch or Quiet()).categories)
         shapes = self.prepare(watch)
         torch.manual_seed(self.fit.seed)
-        encoder = self.encoder()
+        encoder = self.begun(self.encoder())
         method = self.method(encoder, Given(things=len(shapes), batch=self.batch, classes=classes))
         return Run(method=method, stream=self.stream(shapes, encoder), evaluate=self.probe)
 

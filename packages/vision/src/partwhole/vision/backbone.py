@@ -26,6 +26,8 @@ class Backbone(Encoder):
     BatchNorm's statistics are those of all processes.
     """
 
+    incidental = frozenset({"size"})
+
     def __init__(self, name: str, *, size: int = 224, width: float = 1.0, stem: Literal["usual", "small"] = "usual"):
         super().__init__()
         import timm

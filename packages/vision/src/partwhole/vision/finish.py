@@ -41,6 +41,7 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         results = probe(
             encoder, classes, plain=plain, look=look, options=recipe.measure, watch=watch, keep=keep, begun=begun
         )
+        keep(results)  # of a measurement that was whole already, too
         text = probe_report.table(results, name)
     else:
         files.write_json(folder / "evaluation.json", evaluation)
@@ -69,7 +70,8 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
             rows = [[str(path), str(why)] for path, why in problems[:200]]
             page.table(["file", "what"], rows, fold=f"{len(problems)} problems with the images")
 
-    lead = f"{name} pre-training on {len(images):,} images without labels."
+    lead = f"{name} pre-training on {len(images):,} images without labels"
+    lead += "." if recipe.start is None else f", from the encoder of {recipe.start}."
     return {"text": text, "report": run_page(folder, f"{name} on images", lead, body)}
 
 

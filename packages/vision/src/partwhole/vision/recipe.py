@@ -130,7 +130,7 @@ class ImageRecipe(Seeing, ABC):
                 "copies for others: lower --batch"
             )
         torch.manual_seed(self.fit.seed)
-        encoder = self.encoder()
+        encoder = self.begun(self.encoder())
         method = self.method(encoder, self.given(images, classes))
         return Run(method=method, stream=self.stream(images, encoder), evaluate=Glance(self.plain(), classes))
 
