@@ -64,6 +64,10 @@ class ImageRecipe(Seeing, ABC):
         """What is trained, with fresh weights."""
         return self.network.build(self.size)
 
+    def origins(self) -> Mapping[str, Path]:
+        given = self.network.given()
+        return {**super().origins(), **({} if given is None else {"network.weights": given})}
+
     def look(self) -> View:
         return self.augment
 
@@ -86,7 +90,7 @@ class ImageRecipe(Seeing, ABC):
 
     def kept(self, name: str, samples: Images) -> Path:  # type: ignore[override]
         about = [asdict(self.network), self.size, self.policy, samples.key]
-        key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:16]
         return self.source.cache / f"{name}-{key}.safetensors"
 
     def prepare(self, watch: Any = None) -> Images:
