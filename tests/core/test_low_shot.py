@@ -78,8 +78,13 @@ def test_every_arm_is_one_line_with_its_spread():
     }  # fmt: skip
     chart = probe_report.low_shot(result, "Ours")
     names = re.findall(r'class="key">.*?</svg>(.*?)</span>', chart)
-    assert names == ["the input itself, linear layer", "random network, linear layer",
-                     "random network, all of it trained", "Ours, linear layer", "Ours, then all of it trained"]  # fmt: skip
+    assert names == [
+        "the input itself, linear layer",
+        "random network, linear layer",
+        "random network, all of it trained",
+        "Ours, linear layer",
+        "Ours, then all of it trained",
+    ]
     assert chart.count('class="band"') == 5
     assert ">1,000<" in chart  # all labels: so many of each class
     del result["arms"]["frozen linear"]

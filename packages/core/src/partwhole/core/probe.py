@@ -249,7 +249,7 @@ class _Probing:
             method = self.taught(start, self.supports[k][d], seed)
             with torch.no_grad():
                 parts = self.test.to(device_of(method)).split(self.options.batch)
-                self.put(arm, k, torch.cat([method.head(method.encoder(x)).argmax(-1) for x in parts]).cpu())
+                self.put(arm, k, torch.cat([method.answer(x).argmax(-1) for x in parts]).cpu())
         self.watch.step(len(cells), {"total": len(cells)})
 
     def taught(self, encoder: Encoder, rows: Sequence[int], seed: int) -> Supervised:
