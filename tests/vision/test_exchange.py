@@ -82,6 +82,8 @@ def test_what_goes_out_to_timm_computes_the_same_and_comes_back_the_same(name, t
     assert hub.pretrained_cfg["mean"] == pytest.approx((0.485, 0.456, 0.406))
     assert hub.pretrained_cfg["std"] == pytest.approx((0.229, 0.224, 0.225))
     assert tuple(hub.pretrained_cfg["input_size"]) == (3, side, side)
+    about = json.loads((tmp_path / "hub" / "config.json").read_text())["pretrained_cfg"]
+    assert not {"license", "origin_url", "paper_ids", "tag"} & about.keys()  # of other weights
 
     back = Network(name=f"local-dir:{tmp_path / 'hub'}").build(side).eval()
     assert back.dim == encoder.dim

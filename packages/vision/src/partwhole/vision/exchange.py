@@ -24,6 +24,11 @@ FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder, the first tha
 # cannot change. But timm's CLIP models add 1e-5 too, and are the usual ones once the norm before is left out.
 TRANSFORMER = "vit_base_patch16_clip_224"
 
+OF_THE_NETWORK = (  # what timm says of a model; the rest is of weights that it offers: their licence, origin, paper
+    "architecture", "input_size", "fixed_input_size", "num_classes", "pool_size", "interpolation", "first_conv",
+    "classifier",
+)  # fmt: skip
+
 
 class Unlike(ValueError):
     """Weights or networks that do not fit those of timm."""
@@ -124,6 +129,7 @@ def export_hub(encoder: Encoder, folder: Path, *, size: int) -> str:
     from timm.models import save_for_hf
 
     net = to_timm(encoder)
+    net.pretrained_cfg = {k: v for k, v in net.pretrained_cfg.items() if k in OF_THE_NETWORK}
     seen = {"input_size": (3, size, size), "mean": MEAN, "std": STD, "crop_pct": 1.0}
     with files.writing(folder / "model.safetensors"):
         save_for_hf(net, str(folder), safe_serialization=True, data_config=seen)
