@@ -87,7 +87,8 @@ def low_shot(results: Mapping[str, Any], method: str) -> str:
         for row in lines
         if row is not None
     ]
-    return line_chart(series, title="Accuracy", x="labels of each class", log_x=True, x_ticks=each, size=(620, 340))
+    name = "labels of each class, all of them last"
+    return line_chart(series, title="Accuracy", x=name, log_x=True, x_ticks=each, size=(620, 340))
 
 
 def _labels(k: str) -> str:
