@@ -61,7 +61,7 @@ class ShapeRecipe(Seeing, ABC):
             return super().begun(encoder)
         if checkpoint.description(self.start)["class"] == describe(encoder)["class"]:
             return super().begun(encoder)
-        encoder.encoder = checkpoint.start(encoder.encoder, self.start)
+        encoder.encoder = checkpoint.start(encoder.encoder, self.start)  # type: ignore[assignment]
         return encoder
 
     def per_point(self, encoder: Encoder) -> Encoder:
