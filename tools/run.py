@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "-".join(filter(None, (choice.modality, choice.task, choice.name)))
     folder = options.folder or Path("runs") / name
     identity = {"modality": choice.modality, "task": choice.task, **recipes.to_json(recipe, decisive=True)}
+    if contents := origins(recipe, folder):
+        identity["contents"] = contents
     refuse_other(folder, identity)
 
     distributed.setup(recipe.fit.device)
@@ -110,6 +112,20 @@ def aligned(rows: Sequence[Any]) -> str:
         placed = [x.rjust(w) if i else x.ljust(w) for i, (x, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(placed).rstrip())
     return "\n".join(lines)
+
+
+def origins(recipe: Any, folder: Path) -> dict[str, str]:
+    """What the files are that a recipe's training begins from: the same paths may hold other weights one day."""
+    found = recipe.origins() if hasattr(recipe, "origins") else {}
+    for name, path in found.items():
+        if path.parent.resolve() == folder.resolve():
+            raise recipes.Usage(
+                f"--{name} is the folder of this very run, {folder}: choose another --folder for what begins there"
+            )
+        if not path.is_file():
+            there = f"{path.parent} has no {path.name}" if path.parent.is_dir() else f"there is no folder {path.parent}"
+            raise recipes.Usage(f"--{name}: {there}. Give what a finished run left, or leave --{name} out")
+    return {name: files.digest(path) for name, path in found.items()}
 
 
 def refuse_other(folder: Path, identity: Mapping[str, Any]) -> None:

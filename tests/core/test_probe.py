@@ -157,5 +157,5 @@ def test_what_cannot_be_told_apart_is_refused_and_what_was_never_seen_is_told():
         one.problems()
     fewer = Classes(x, x.label % 2, x, x.label, ["a", "b", "c", "d"])
     assert fewer.problems() == ["in the test half but not in the training half, so always missed: c, d"]
-    with pytest.raises(ValueError, match="shots are numbers of labels"):
+    with pytest.raises(ValueError, match="shots: labels of each class are a whole number, or a share below 1; got 0"):
         Probe(shots=(0,))

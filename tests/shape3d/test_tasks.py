@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from partwhole.core.checkpoint import load_encoder, save_encoder
+from partwhole.core.checkpoint import OtherEncoder, load_encoder, save_encoder
 from partwhole.core.files import NotSaved
 from partwhole.core.fit import fit
 from partwhole.core.watch import Quiet
@@ -97,6 +97,27 @@ def test_every_network_goes_the_whole_way(network, cache, tmp_path):
     assert "random network, frozen, linear layer trained" in result["text"]
     assert Path(result["report"]).exists()
     assert list((tmp_path / "ply").glob("*.ply"))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "network"),
+    [("simclr", "acd", "pointnet2"), ("mae", "supervised", "transformer"), ("simclr", "fixmatch", "transformer")],
+)
+def test_training_begins_with_the_encoder_of_another_run(first, then, network, cache, tmp_path):
+    left, other = (
+        replace(recipe, network=replace(recipe.network, name=network))
+        for recipe in (tiny(TASKS[task](), cache) for task in (first, then))
+    )
+    torch.manual_seed(1)
+    save_encoder(left.encoder(), tmp_path)
+    begun = replace(other, start=tmp_path).build(watch=Quiet()).method.encoder
+    inside = begun.encoder if first == "mae" else begun
+    there = load_encoder(tmp_path).state_dict()
+    assert inside.state_dict().keys() == there.keys()
+    assert all(torch.equal(v, there[k]) for k, v in inside.state_dict().items())
+    small = replace(other, network=replace(other.network, name="dgcnn"), start=tmp_path)
+    with pytest.raises(OtherEncoder, match=r"holds another encoder.* there, .*DGCNN now"):
+        small.build(watch=Quiet())
 
 
 def test_a_k_beyond_the_labelled_shapes_does_not_stop_the_training(cache):

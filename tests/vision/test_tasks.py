@@ -81,7 +81,9 @@ def test_every_task_trains_three_steps_and_is_shown(task, cache, folder, tmp_pat
     name = "all of simclr" if task == "augmentations" else type(recipe).__name__
     assert f"{name}, linear layer" in done["text"]
     assert ("What it answers" in page) == (task in ("colorization", "context", "jigsaw", "rotation", "mae"))
-    assert ("accuracy" in evaluation.get("own", {})) == (task in ("context", "jigsaw", "rotation"))
+    by_labels = task in ("supervised", "pseudo-label", "fixmatch")
+    assert ("accuracy" in evaluation.get("own", {})) == (by_labels or task in ("context", "jigsaw", "rotation"))
+    assert ("same_labels" in evaluation) == ("With the same labels" in page) == by_labels
 
 
 def test_images_without_labels_are_trained_on_and_not_measured(cache, tmp_path):

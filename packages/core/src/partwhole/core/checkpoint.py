@@ -18,6 +18,7 @@ from partwhole.core.files import write
 
 FORMAT = "partwhole training state, version 1"
 LAST = "last.pt"
+WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
 
 
 class BadCheckpoint(ValueError):
@@ -26,6 +27,10 @@ class BadCheckpoint(ValueError):
 
 class OtherRecipe(ValueError):
     """The folder holds a run of another recipe."""
+
+
+class OtherEncoder(ValueError):
+    """The folder holds another encoder than the one that is wanted."""
 
 
 # ------------------------------------------------------------------ training state
@@ -157,8 +162,8 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
 
     def work() -> None:
         if distributed.rank() == 0:
-            write(folder / "encoder.safetensors", lambda file: file.write(to_bytes(weights)))
-            write(folder / "encoder.json", lambda file: file.write(json.dumps(about, indent=2).encode()))
+            write(folder / WEIGHTS, lambda file: file.write(to_bytes(weights)))
+            write(folder / ABOUT, lambda file: file.write(json.dumps(about, indent=2).encode()))
 
     distributed.attempt(work, f"saving the encoder to {folder}")
 
@@ -187,25 +192,63 @@ def load_encoder(folder: str | Path, *, allow: Sequence[str] = ()) -> Encoder:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    encoder, path = build(description(folder), allow=allow), Path(folder) / WEIGHTS
+    try:
+        encoder.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise BadCheckpoint(f"{path} is truncated, unreadable or of another encoder: {error}. {AGAIN}") from error
+    assert isinstance(encoder, Encoder)
+    return encoder.eval()
+
+
+def description(folder: str | Path) -> dict[str, Any]:
+    """What ``describe`` said of the encoder that a run left in ``folder``; raises as ``load_encoder`` does."""
     folder = Path(folder)
-    about_path, weights_path = folder / "encoder.json", folder / "encoder.safetensors"
-    for path in (about_path, weights_path):
+    for path in (folder / ABOUT, folder / WEIGHTS):
         if not path.exists():
             there = "a folder without it" if folder.is_dir() else "no such folder"
             raise FileNotFoundError(f"no encoder in {folder}: {path.name} is missing ({there}). A finished run has one")
+    path = folder / ABOUT
     try:
-        about = json.loads(about_path.read_text())
+        about = json.loads(path.read_text())
         described = about["encoder"] if about["format"] == 1 else None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise BadCheckpoint(f"{about_path} is damaged or foreign: {type(error).__name__}: {error}. {AGAIN}") from error
+        if described is not None:
+            _ = described["class"], described["arguments"].items()
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BadCheckpoint(f"{path} is damaged or foreign: {type(error).__name__}: {error}. {AGAIN}") from error
     if described is None:
-        raise BadCheckpoint(f"{about_path} has format {about['format']!r}, and this version reads 1")
-    encoder = build(described, allow=allow)
-    try:
-        encoder.load_state_dict(load_file(weights_path))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise BadCheckpoint(
-            f"{weights_path} is truncated, unreadable or of another encoder: {error}. {AGAIN}"
-        ) from error
-    assert isinstance(encoder, Encoder)
-    return encoder.eval()
+        raise BadCheckpoint(f"{path} has format {about['format']!r}, and this version reads 1")
+    return described
+
+
+def start(encoder: Encoder, folder: str | Path) -> Encoder:
+    """The encoder that a run left in ``folder``, to be trained on in place of ``encoder``, a fresh one like it.
+
+    What their classes call ``incidental`` may differ, and is then that of the folder. Random states are left alone.
+    Raises as ``load_encoder`` does, and OtherEncoder, naming what differs.
+    """
+    there, here = description(folder), json.loads(json.dumps(describe(encoder)))
+    differing = differences(_decisive(there, encoder), _decisive(here, encoder))
+    if there["class"] != here["class"]:
+        differing = [f"{there['class']} there, {here['class']} now"]
+    if differing:
+        told = "; ".join(differing).replace("arguments.", "")
+        raise OtherEncoder(
+            f"{folder} holds another encoder than this recipe trains: {told}. "
+            "Give this recipe the network of that run (its run.json has the fields), or start from another run"
+        )
+    with torch.random.fork_rng(devices=[]):
+        return load_encoder(folder, allow=[type(m).__module__ for m in encoder.modules()]).train()  # it runs already
+
+
+def _decisive(described: dict[str, Any], module: Any) -> dict[str, Any]:
+    """A description without what is incidental to encoders and embeddings such as ``module``."""
+    if described["class"] != describe(module)["class"]:
+        return described
+    kept = {k: v for k, v in described["arguments"].items() if k not in module.incidental}
+    nested = {k: _decisive(v, getattr(module, k)) for k, v in kept.items() if _nests(v, getattr(module, k, None))}
+    return {**described, "arguments": kept | nested}
+
+
+def _nests(value: Any, module: Any) -> bool:
+    return isinstance(value, dict) and isinstance(module, nn.Module)

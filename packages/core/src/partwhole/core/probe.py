@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from partwhole.core.data import Stream, View
-from partwhole.core.encoder import Encoder, device_of, fresh
-from partwhole.core.evaluate import PENALTIES, accuracy, embed, knn, ridge, settled
+from partwhole.core.encoder import Encoder, describe, device_of, fresh
+from partwhole.core.evaluate import PENALTIES, accuracy, embed, knn, linear, ridge, settled
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.methods import Supervised
 from partwhole.core.watch import Quiet, Watch
 
 Arm = Literal["input", "random", "scratch", "frozen", "finetune"]
+Readout = Literal["knn", "ridge", "sgd"]
+READ = {"knn": "knn", "ridge": "linear", "sgd": "sgd"}  # what rows of results call them
 ALL = "all"
 
 
@@ -32,10 +34,16 @@ class Probe:
     """input: a linear layer on what the network sees; random: on the features of a random network; scratch: a random
     network, all of it trained; frozen: on the pre-trained features; finetune: all of the pre-trained network trained.
     """
-    shots: tuple[int, ...] = (1, 5, 10, 50)
-    """Labels of each class; all of them are measured too. A number that no class has is left out."""
+    shots: tuple[int | float, ...] = (1, 5, 10, 50)
+    """Labels of each class, or below 1 a share of them (.01, .1), at least one each; all of them are measured too. A
+    number that no class has is left out.
+    """
     draws: int = 3
     """How often these labels are drawn anew, and with them the random networks."""
+    readouts: tuple[Readout, ...] = ("knn", "ridge")
+    """How fixed features are read: by their nearest neighbours, a linear layer in closed form, or one learned by SGD at
+    the best of several rates, as papers report it.
+    """
     neighbours: int = 20
     """Nearest neighbours that vote, at most as many as there are labels."""
     steps: int = 150
@@ -48,8 +56,10 @@ class Probe:
     """Of draws, heads and orders: the same for every encoder that is compared."""
 
     def __post_init__(self) -> None:
-        if any(k < 1 for k in self.shots):
-            raise ValueError(f"shots are numbers of labels, 1 or more, and are {self.shots}")
+        for k in self.shots:
+            check_count(k, "shots")
+        if not self.readouts:
+            raise ValueError("readouts are knn, ridge or sgd, and there are none")
         for name in ("draws", "neighbours", "steps", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}")
@@ -81,11 +91,23 @@ class Classes:
     def _named(self, labels: set[int]) -> str:
         return ", ".join(self.names[i] for i in sorted(labels)) or "none"
 
-    def drawn(self, k: int, seed: int) -> list[int]:
-        """k things of each class that has as many, of others all: indices into ``train``."""
+    def drawn(self, k: int | float, seed: int) -> list[int]:
+        """k things of each class that has as many, of others all: indices into ``train``.
+
+        Below 1, k is the share of each class, rounded, at least one thing.
+        """
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
-        label = self.train_label[order]
-        return [i for c in label.unique() for i in order[label == c][:k].tolist()]
+        label, out = self.train_label[order], []
+        for c in label.unique():
+            mine = order[label == c].tolist()
+            out += mine[: max(1, round(k * len(mine))) if k < 1 else int(k)]
+        return out
+
+
+def check_count(k: int | float, name: str) -> None:
+    """ValueError where k is neither a number of labels nor a share of them."""
+    if k <= 0 or (k > 1 and k != int(k)):
+        raise ValueError(f"{name}: labels of each class are a whole number, or a share below 1; got {k}")
 
 
 def probe(
@@ -95,6 +117,7 @@ def probe(
     plain: View,
     look: View,
     options: Probe,
+    supports: Mapping[str, Sequence[Sequence[int]]] | None = None,
     watch: Watch | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
     begun: Mapping[str, Any] | None = None,
@@ -103,12 +126,40 @@ def probe(
 
     encoder: the pre-trained one; it is copied, never changed, and everything runs on its device.
     plain, look: sample -> x, as it stands for measuring, and at random for training.
+    supports: which things are learned from, a list of indices for each draw, by the number of labels (of each class);
+        by default those that ``options`` draw, and all.
     keep, begun: is told the results so far, and brings those that an interrupted measurement kept.
-    Returns {"shots": [..., "all"], "arms": {row: {k: [accuracy of each draw]}}, "classes", "train", "test",
-    "problems", "options", "of"}; rows are "input linear", "random knn", "random linear", "scratch", "frozen knn",
-    "frozen linear", "finetune".
+    Returns {"shots": [..., "all"], "labels": {k: labels learned from}, "arms": {row: {k: [accuracy of each draw]}},
+    "classes", "train", "test", "problems", "options", "of"}; rows are "input linear", "random knn", "random linear",
+    "scratch", "frozen knn", "frozen linear", "finetune", and with the readout "sgd" "input sgd" and so on.
+
+    Features of any origin need no Encoder: ``evaluate.knn``, ``ridge`` and ``linear`` take tensors. A module or a
+    function of x is wrapped; a network like it with random weights cannot be made, so that the arms random and scratch
+    are left out:
+
+        encoder = Wrapped(features, dim=512)                              # core.encoder.Wrapped; features(x): (B, 512)
+        classes = Classes(x, label, test_x, test_label, ["cat", "dog"])   # tensors, or samples
+        options = Probe(arms=("input", "frozen"))
+        probe(encoder, classes, plain=lambda x: x, look=lambda x: x, options=options)["arms"]["frozen linear"]["all"]
     """
-    return _Probing(encoder, classes, plain, look, options, watch or Quiet(), keep, begun or {}).results
+    if needed := {"random", "scratch"} & set(options.arms):
+        try:
+            describe(encoder)
+        except TypeError as error:
+            raise TypeError(f"{' and '.join(sorted(needed))} need a network like the encoder with fresh weights, and "
+                            f"{error}. Or leave them out of arms") from error  # fmt: skip
+    if supports is None:
+        supports = drawn_by(options, classes)
+    return _Probing(encoder, classes, plain, look, options, supports, watch or Quiet(), keep, begun or {}).results
+
+
+def drawn_by(options: Probe, classes: Classes) -> dict[str, list[list[int]]]:
+    """What is learned from at each number of labels, in the order of their number, for each draw; all of them last."""
+    most = int(classes.train_label.bincount().max())
+    seeds = [options.seed * 1_000_003 + d for d in range(options.draws)]
+    out = {f"{k:g}": [classes.drawn(k, seed) for seed in seeds] for k in options.shots if k < most}
+    few = sorted(out.items(), key=lambda one: len(one[1][0]))
+    return {**dict(few), ALL: [list(range(len(classes.train)))] * len(seeds)}
 
 
 class _Probing:
@@ -121,20 +172,16 @@ class _Probing:
         plain: View,
         look: View,
         options: Probe,
+        supports: Mapping[str, Sequence[Sequence[int]]],
         watch: Watch,
         keep: Callable[[dict[str, Any]], None],
         begun: Mapping[str, Any],
     ):
         self.encoder, self.classes, self.options, self.look = encoder, classes, options, look
-        self.watch, self.keep = watch, keep
-        most = int(classes.train_label.bincount().max())
-        shots = [k for k in sorted(set(options.shots)) if k < most]
-        self.supports = {
-            str(k): [classes.drawn(k, options.seed * 1_000_003 + d) for d in range(options.draws)] for k in shots
-        }
-        self.supports[ALL] = [list(range(len(classes.train)))] * options.draws
+        self.watch, self.keep, self.supports = watch, keep, supports
         self.results: dict[str, Any] = {
-            "shots": list(self.supports),
+            "shots": list(supports),
+            "labels": {k: len(rows[0]) for k, rows in supports.items()},
             "arms": {},
             "classes": list(classes.names),
             "train": len(classes.train),
@@ -157,12 +204,12 @@ class _Probing:
                 self.frozen(arm)
 
     def frozen(self, arm: str) -> None:
-        """Neighbours and a linear layer on fixed features; another random network for each draw."""
-        readouts = ["linear"] if arm == "input" else ["knn", "linear"]
+        """What is read from fixed features; another random network for each draw."""
+        readouts = [r for r in self.options.readouts if arm != "input" or r != "knn"]
         features: tuple[Tensor, Tensor] | None = None
         for d in range(self.options.draws):
             cells = [(r, k) for r in readouts for k in self.supports if arm == "random" or k != ALL or d == 0]
-            cells = [(r, k) for r, k in cells if len(self.cell(f"{arm} {r}", k)) == d]
+            cells = [(r, k) for r, k in cells if len(self.cell(f"{arm} {READ[r]}", k)) == d]
             if not cells:
                 continue
             if features is None or arm == "random":
@@ -172,9 +219,11 @@ class _Probing:
                 x, y = train[rows], self.classes.train_label[rows].to(train.device)
                 if readout == "knn":
                     found = knn(x, y, test, k=self.options.neighbours)
-                else:
+                elif readout == "ridge":
                     found = ridge(x, y, test, penalty=PENALTIES)
-                self.put(f"{arm} {readout}", k, found.cpu())
+                else:
+                    found = linear(x, y, test, seed=self.options.seed + d)
+                self.put(f"{arm} {READ[readout]}", k, found.cpu())
 
     def features(self, arm: str, d: int) -> tuple[Tensor, Tensor]:
         if arm == "input":
@@ -200,7 +249,7 @@ class _Probing:
             method = self.taught(start, self.supports[k][d], seed)
             with torch.no_grad():
                 parts = self.test.to(device_of(method)).split(self.options.batch)
-                self.put(arm, k, torch.cat([method.head(method.encoder(x)).argmax(-1) for x in parts]).cpu())
+                self.put(arm, k, torch.cat([method.answer(x).argmax(-1) for x in parts]).cpu())
         self.watch.step(len(cells), {"total": len(cells)})
 
     def taught(self, encoder: Encoder, rows: Sequence[int], seed: int) -> Supervised:

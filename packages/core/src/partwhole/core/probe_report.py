@@ -7,13 +7,23 @@ from partwhole.core.report import Page, Series, Spread, decimal, line_chart
 
 ROWS = {  # in the order of reading; {} is the method
     "input linear": "the input itself, linear layer",
+    "input sgd": "the input itself, linear layer by SGD",
     "random knn": "random network, nearest neighbours",
     "random linear": "random network, linear layer",
+    "random sgd": "random network, linear layer by SGD",
     "scratch": "random network, all of it trained",
     "frozen knn": "{}, nearest neighbours",
     "frozen linear": "{}, linear layer",
+    "frozen sgd": "{}, linear layer by SGD",
     "finetune": "{}, then all of it trained",
 }
+CURVES = (  # one for each arm, the first that was measured
+    ("input linear", "input sgd"),
+    ("random linear", "random sgd", "random knn"),
+    ("scratch",),
+    ("frozen linear", "frozen sgd", "frozen knn"),
+    ("finetune",),
+)
 
 
 def cells(results: Mapping[str, Any]) -> dict[str, list[Spread]]:
@@ -34,13 +44,13 @@ def table(results: Mapping[str, Any], method: str) -> str:
 def summary(results: Mapping[str, Any], method: str) -> str:
     """One plain sentence: the pre-trained features with all labels, against random ones and training from scratch."""
     rows = {row: spreads[-1] for row, spreads in cells(results).items() if spreads and spreads[-1].count}
-    ours = [row for row in ("frozen knn", "frozen linear", "finetune") if row in rows]
+    ours = [row for row in ("frozen knn", "frozen linear", "frozen sgd", "finetune") if row in rows]
     if not ours:
         return ""
     best = max(ours, key=lambda row: rows[row].mean)
     others = [
         f"{ROWS[row]}: {decimal(rows[row].mean, 3)}"
-        for row in ("random linear", "scratch", "input linear")
+        for row in ("random linear", "random sgd", "scratch", "input linear", "input sgd")
         if row in rows
     ]
     said = f"{ROWS[best].format(method)}: {decimal(rows[best].mean, 3)} of {results['test']:,} test things named right"
@@ -57,23 +67,32 @@ def section(page: Page, results: Mapping[str, Any], method: str) -> Page:
     header = ["accuracy", *map(_labels, results["shots"])]
     page.table(header, [[ROWS[row].format(method), *spreads] for row, spreads in rows.items()], best="column", digits=3)
     page.text(
-        "k labels of each class, or all; mean \N{PLUS-MINUS SIGN} standard deviation over draws of the labels, and of "
-        "random networks. The best of each column is bold."
+        "k labels of each class, a share of them, or all; mean \N{PLUS-MINUS SIGN} standard deviation over draws of "
+        "the labels, and of random networks. The best of each column is bold."
     )
-    shots = [int(k) for k in results["shots"] if k.isdigit()]
-    if len(shots) > 1:
-        series = [
-            Series(ROWS[row].format(method), shots, [c.mean for c in r][: len(shots)], [c.std for c in r][: len(shots)])
-            for row, r in rows.items()
-        ]
-        page.raw(line_chart(series, title="Accuracy", x="labels of each class", log_x=True, x_ticks=shots))
+    if len(results["shots"]) > 1:
+        page.raw(low_shot(results, method))
     for problem in results["problems"]:
         page.note(problem)
     return page
 
 
+def low_shot(results: Mapping[str, Any], method: str) -> str:
+    """Accuracy against the labels of a class, all of them last: a line for each arm, its spread as a band."""
+    rows, known = cells(results), max(1, len(results["classes"]))
+    each = [round(results["labels"][k] / known, 1) for k in results["shots"]]
+    lines = [next((row for row in arm if row in rows), None) for arm in CURVES]
+    series = [
+        Series(ROWS[row].format(method), each, [c.mean for c in rows[row]], [c.std for c in rows[row]])
+        for row in lines
+        if row is not None
+    ]
+    name = "labels of each class, all of them last"
+    return line_chart(series, title="Accuracy", x=name, log_x=True, x_ticks=each, size=(620, 340))
+
+
 def _labels(k: str) -> str:
-    return f"k = {k}" if k.isdigit() else f"{k} labels"
+    return f"k = {k}" if k.isdigit() else f"{k} labels" if k.isalpha() else f"{100 * float(k):g} %"
 
 
 def plus(spread: Spread) -> str:

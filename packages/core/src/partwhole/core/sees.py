@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from partwhole.core import distributed, masks
+from partwhole.core import checkpoint, distributed, masks
 from partwhole.core.catalog import Sees
 from partwhole.core.data import Batches, View, together
 from partwhole.core.encoder import Embed, Encoder
@@ -25,8 +25,20 @@ from partwhole.core.tokenizer import Tokenizer
 from partwhole.core.transformer import TransformerEncoder
 
 
+@dataclass(frozen=True, kw_only=True)
 class Seeing(ABC):
-    """What the recipes of a modality say of their views."""
+    """What the recipes of a modality say of their views, and what all of them begin with."""
+
+    start: Path | None = None
+    """Folder of a finished run, whose encoder, of the same network, is trained on; default: fresh weights."""
+
+    def begun(self, encoder: Encoder) -> Encoder:
+        """``encoder`` where training begins with fresh weights, else the one that ``start`` holds."""
+        return encoder if self.start is None else checkpoint.start(encoder, self.start)
+
+    def origins(self) -> Mapping[str, Path]:
+        """Files of weights that training begins from: their content is part of what a run is, as their path is."""
+        return {} if self.start is None else {"start": self.start / checkpoint.WEIGHTS}
 
     @abstractmethod
     def look(self) -> View:

@@ -149,6 +149,8 @@ class TransformerEncoder(Encoder):
     (B, K): see ``pack``. Neither counts special tokens.
     """
 
+    incidental = frozenset({"drop_path"})
+
     def __init__(
         self,
         embed: Embed,

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from partwhole.core import distributed
+from partwhole.core import checkpoint, distributed
 from partwhole.core.catalog import Given
 from partwhole.core.data import Batches, Stream, View
-from partwhole.core.encoder import Encoder
+from partwhole.core.encoder import Encoder, describe
 from partwhole.core.fit import Fit, Run
 from partwhole.core.method import Method
 from partwhole.core.sees import Seeing
@@ -52,6 +52,17 @@ class ShapeRecipe(Seeing, ABC):
     def encoder(self) -> Encoder:
         """What is trained, with fresh weights."""
         return self.network.build(6 if self.augment.normals else 3)
+
+    def begun(self, encoder: Encoder) -> Encoder:
+        """As in Seeing; what a masked method left is taken into the encoder of points around it."""
+        from partwhole.shape3d.transformer import PerPoint
+
+        if self.start is None or not isinstance(encoder, PerPoint):
+            return super().begun(encoder)
+        if checkpoint.description(self.start)["class"] == describe(encoder)["class"]:
+            return super().begun(encoder)
+        encoder.encoder = checkpoint.start(encoder.encoder, self.start)  # type: ignore[assignment]
+        return encoder
 
     def per_point(self, encoder: Encoder) -> Encoder:
         """What is evaluated: the trained encoder, or one around it that gives a feature for every point."""
@@ -101,7 +112,7 @@ class ShapeRecipe(Seeing, ABC):
         classes = len(self.check(watch or Quiet()).categories)
         shapes = self.prepare(watch)
         torch.manual_seed(self.fit.seed)
-        encoder = self.encoder()
+        encoder = self.begun(self.encoder())
         method = self.method(encoder, Given(things=len(shapes), batch=self.batch, classes=classes))
         return Run(method=method, stream=self.stream(shapes, encoder), evaluate=self.probe)
 

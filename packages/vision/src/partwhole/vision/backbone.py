@@ -4,6 +4,7 @@ Axis letters: B batch, H W pixels, h w of the map of features, L tokens, D featu
 """
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,10 +24,21 @@ class Backbone(Encoder):
     ``size``: the side that a transformer learns its positions for; it takes others too.
     ``width`` multiplies the channels of a ResNet. ``stem`` "small" is the usual one for images of 32 to 64 pixels
     (Chen et al., 2020, B.9): a ResNet begins with a 3 x 3 convolution of stride 1 and no pooling.
+    ``options``: more arguments of timm's, each as (name, value).
     BatchNorm's statistics are those of all processes.
     """
 
-    def __init__(self, name: str, *, size: int = 224, width: float = 1.0, stem: Literal["usual", "small"] = "usual"):
+    incidental = frozenset({"size"})
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        size: int = 224,
+        width: float = 1.0,
+        stem: Literal["usual", "small"] = "usual",
+        options: Sequence[Any] = (),
+    ):
         super().__init__()
         import timm
 
@@ -36,17 +48,21 @@ class Backbone(Encoder):
             raise ValueError(f"timm has no model {name!r}: {hint}timm.list_models() names all")
         if stem not in ("usual", "small"):
             raise ValueError(f'stem is "usual" or "small"; got {stem!r}')
-        self.name, self.size, self.width, self.stem = name, size, width, stem
-        options: dict[str, Any] = {"num_classes": 0}
+        self.name, self.size, self.width, self.stem, self.options = name, size, width, stem, options
+        self.arguments: dict[str, Any] = {k: v for k, v in options}
         if width != 1:
-            options["channels"] = tuple(max(8, round(width * c)) for c in (64, 128, 256, 512))
-            options["stem_width"] = options["channels"][0]
+            channels = [max(8, round(width * c)) for c in (64, 128, 256, 512)]
+            self.arguments |= {"channels": channels, "stem_width": channels[0]}
+        sized = {"img_size": size, "dynamic_img_size": True}
         try:
             try:
-                net = timm.create_model(name, img_size=size, dynamic_img_size=True, **options)
+                net = timm.create_model(name, num_classes=0, **self.arguments, **sized)
+                self.arguments |= sized
             except TypeError:  # of a network that takes any size as it is
-                net = timm.create_model(name, **options)
+                net = timm.create_model(name, num_classes=0, **self.arguments)
         except TypeError as error:
+            if options:
+                raise ValueError(f"timm cannot make {name} with {dict(options)}: {error}") from error
             raise ValueError(f"only ResNets have a width to choose, not {name}: leave width at 1") from error
         if stem == "small":
             first = getattr(net, "conv1", None)

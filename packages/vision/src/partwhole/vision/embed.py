@@ -22,6 +22,8 @@ class Patches(Embed):
     ``target`` is the pixels of each patch, (B, L, C * patch * patch): channel, row, column.
     """
 
+    incidental = frozenset({"size"})
+
     def __init__(
         self,
         dim: int,

@@ -1,6 +1,7 @@
 """The networks that a recipe can ask for."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from partwhole.core.encoder import Encoder
@@ -12,7 +13,11 @@ class Network:
     """The encoder of images. Defaults for images of 32 to 64 pixels on two CPU cores."""
 
     name: str = "resnet18"
-    """vit, our transformer over patches, or a model of timm such as resnet50, vit_small_patch16_224, convnext_tiny."""
+    """vit, our transformer over patches, or a model of timm such as resnet50, vit_small_patch16_224, convnext_tiny, or
+    local-dir:FOLDER, a model with its weights as the Hugging Face hub has it (config.json, model.safetensors).
+    """
+    weights: Path | None = None
+    """Weights for a model of timm, a state dict as safetensors (or .pth of tensors alone); default: fresh ones."""
     width: float = 0.5
     """Channels of a ResNet, as a share of the usual."""
     stem: Literal["usual", "small"] = "usual"
@@ -42,13 +47,31 @@ class Network:
         return [name for name in of if getattr(self, name) != getattr(Network, name)]
 
     def build(self, size: int) -> Encoder:
-        """With fresh weights, for images of ``size`` by ``size`` pixels."""
+        """For images of ``size`` by ``size`` pixels; with fresh weights, where none are given."""
         if self.name == "vit":
+            if self.weights is not None:
+                raise ValueError("--network.weights are those of a model of timm: for vit give --start, a run's folder")
             return self.transformer(size)
         from partwhole.vision.backbone import Backbone
+        from partwhole.vision.exchange import LOCAL, described, load_weights
 
-        width = self.width if self.name.startswith("resnet") else 1.0
-        return Backbone(self.name, size=size, width=width, stem=self.stem)
+        if self.name.startswith(LOCAL):
+            name, options = described(Path(self.name.removeprefix(LOCAL)))
+            encoder = Backbone(name, size=size, stem=self.stem, options=options)
+        else:
+            width = self.width if self.name.startswith("resnet") else 1.0
+            encoder = Backbone(self.name, size=size, width=width, stem=self.stem)
+        if (path := self.given()) is not None:
+            load_weights(encoder, path)
+        return encoder
+
+    def given(self) -> Path | None:
+        """The file of weights, if any."""
+        from partwhole.vision.exchange import LOCAL, weights_in
+
+        if self.weights is None and self.name.startswith(LOCAL):
+            return weights_in(Path(self.name.removeprefix(LOCAL)))
+        return self.weights
 
     def transformer(self, size: int) -> TransformerEncoder:
         """Over patches, with a class token."""

@@ -13,10 +13,11 @@ import torch
 from partwhole.core import distributed
 from partwhole.core.catalog import Given
 from partwhole.core.data import Batches, Stream, View
-from partwhole.core.encoder import Encoder
+from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.evaluate import accuracy, embed, knn
 from partwhole.core.fit import Fit, Run
 from partwhole.core.method import Method
+from partwhole.core.methods import FixMatch, PseudoLabel, Supervised
 from partwhole.core.probe import Classes, Probe
 from partwhole.core.sees import Seeing
 from partwhole.core.watch import Quiet
@@ -70,6 +71,10 @@ class ImageRecipe(Seeing, ABC):
         """What is trained, with fresh weights."""
         return self.network.build(self.size)
 
+    def origins(self) -> Mapping[str, Path]:
+        given = self.network.given()
+        return {**super().origins(), **({} if given is None else {"network.weights": given})}
+
     def look(self) -> View:
         return self.augment
 
@@ -92,7 +97,7 @@ class ImageRecipe(Seeing, ABC):
 
     def kept(self, name: str, samples: Images) -> Path:  # type: ignore[override]
         about = [asdict(self.network), self.size, self.policy, samples.key]
-        key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:16]
         return self.source.cache / f"{name}-{key}.safetensors"
 
     def prepare(self, watch: Any = None) -> Images:
@@ -117,6 +122,10 @@ class ImageRecipe(Seeing, ABC):
                 watch.say(f"{path}: {reason}")
         (train, train_label), (test, test_label) = ((half, torch.tensor(half.labels)) for half in halves)
         return Classes(train, train_label, test, test_label, train.classes)
+
+    def learned(self, classes: Classes) -> list[int] | None:
+        """Which of ``classes.train`` it is told the labels of; None: it learns without."""
+        return None
 
     def streamed(
         self, samples: Sequence[Any], view: View, after: Callable[[dict[str, Any]], Any] | None = None
@@ -143,7 +152,7 @@ class ImageRecipe(Seeing, ABC):
             if watch is not None:
                 watch.say(line)
         torch.manual_seed(self.fit.seed)
-        encoder = self.encoder()
+        encoder = self.begun(self.encoder())
         care.try_out(self, encoder, images)
         method = self.method(encoder, self.given(images, classes))
         return Run(
@@ -162,14 +171,22 @@ class ImageRecipe(Seeing, ABC):
 
 @dataclass(frozen=True)
 class Own:
-    """What a method was asked: numbers, and a picture."""
+    """What a method was asked: numbers, and a picture where there is something to see."""
 
     numbers: Mapping[str, float]
-    picture: Picture
+    picture: Picture | None
+
+
+@torch.no_grad()
+def named(method: Supervised | PseudoLabel | FixMatch, x: torch.Tensor) -> torch.Tensor:
+    """The class that a method in eval mode gives each x, (B,) on the CPU."""
+    device = device_of(method)
+    return torch.cat([method.answer(part.to(device)).argmax(-1).cpu() for part in x.split(64)])
 
 
 class Glance:
-    """While training: accuracy of the nearest neighbours, on some of the labelled images."""
+    """While training: accuracy of the nearest neighbours, and of the method's own answers where it gives any, on some
+    of the labelled images."""
 
     def __init__(self, plain: View, classes: Classes | None):
         self.plain, self.classes = plain, classes
@@ -182,7 +199,10 @@ class Glance:
             c = self.classes
             self.seen = [self.some(c.train, c.train_label), self.some(c.test, c.test_label)]
         (bank, query), (label, truth) = zip(*((self.features(method, x), y) for x, y in self.seen), strict=True)
-        return {"knn": accuracy(knn(bank, label.to(bank.device), query).cpu(), truth)}
+        found = {"knn": accuracy(knn(bank, label.to(bank.device), query).cpu(), truth)}
+        if isinstance(method, Supervised | PseudoLabel | FixMatch):
+            found["accuracy"] = accuracy(named(method, self.seen[1][0]), truth)
+        return found
 
     def some(self, things: Sequence[Any], label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = torch.randperm(len(things), generator=torch.Generator().manual_seed(0))[:GLANCE]

@@ -3,26 +3,30 @@
 from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from partwhole.core import catalog, distributed, masks, sees
+from partwhole.core import catalog, distributed, files, masks, sees
 from partwhole.core.catalog import Sees
 from partwhole.core.data import Batches, View, collate
 from partwhole.core.encoder import Encoder
+from partwhole.core.evaluate import accuracy
+from partwhole.core.fit import Run
 from partwhole.core.masks import Ratio, grid, hide_blocks, target_blocks
 from partwhole.core.method import Method
-from partwhole.core.methods import MAE
-from partwhole.core.probe import Classes
+from partwhole.core.methods import MAE, FixMatch, PseudoLabel, Supervised
+from partwhole.core.probe import Classes, check_count
 from partwhole.core.sees import Kept
 from partwhole.core.tokenizer import Tokenizer
-from partwhole.vision.images import some
+from partwhole.vision.images import Images, some
 from partwhole.vision.network import Network
 from partwhole.vision.pretext import drawn
-from partwhole.vision.recipe import ImageRecipe, Own, Policy
+from partwhole.vision.recipe import ImageRecipe, Own, Policy, named
 
+LABELLED = "labelled.txt"  # in the folder of a run: the images whose labels it learns from
 LEAST = 9  # patches of which some can be hidden in blocks
 
 
@@ -147,6 +151,10 @@ class Taught(ImageRecipe, ABC):
     """By labels: the augmentation is FixMatch's weak one."""
 
     policy: Policy = "weak"
+    labels_per_class: int | float | None = None
+    """Labels of each class that it learns from, drawn by fit.seed; below 1 a share of them (.01, .1), at least one
+    each; default: all.
+    """
 
     def classes(self, watch: Any = None) -> Classes:
         if (found := super().classes(watch)) is None:
@@ -156,11 +164,41 @@ class Taught(ImageRecipe, ABC):
             )
         return found
 
+    def learned(self, classes: Classes) -> list[int]:
+        if self.labels_per_class is None:
+            return list(range(len(classes.train)))
+        check_count(self.labels_per_class, "labels_per_class")
+        return classes.drawn(self.labels_per_class, self.fit.seed)
+
     def known(self) -> Sequence[Any]:
-        return self.classes().train
+        classes = self.classes()
+        assert isinstance(classes.train, Images)
+        return classes.train.subset(self.learned(classes))
+
+    def build(self, folder: Path | None = None, watch: Any = None) -> Run:
+        run, known = super().build(folder, watch), self.known()
+        assert isinstance(known, Images)
+        lines = "".join(f"{name}\n" for name in known.names).encode()
+
+        def work() -> None:
+            if folder is not None and distributed.rank() == 0:
+                files.write(folder / LABELLED, lambda file: file.write(lines))
+
+        distributed.attempt(work, "writing down the labelled images")
+        if watch is not None and self.labels_per_class is not None:
+            watch.say(f"learning from {len(known)} labels" + ("" if folder is None else f", see {folder / LABELLED}"))
+        return run
 
     def shown(self, encoder: Encoder) -> View:
         return sees.WeakAndStrong(self.look(), self.strong())
+
+    def own(self, method: Method, samples: Sequence[Any]) -> Own:
+        assert isinstance(method, Supervised | PseudoLabel | FixMatch)
+        plain = self.plain()
+        x, label = (
+            torch.stack(all_) for all_ in zip(*((plain(s), torch.tensor(s["label"])) for s in samples), strict=True)
+        )
+        return Own({"accuracy": accuracy(named(method, x), label)}, None)
 
 
 BETWEEN: dict[Sees, tuple[type[ImageRecipe], ...]] = {

@@ -15,9 +15,10 @@ class FixMatch(Method):
     of the weakly and the strongly changed view; optional ``valid`` beside them, a list beside views.
     ``core.data.together`` makes such batches of two streams; the paper's second one is seven times as large.
 
-    ``average(x, valid)`` are the logits of a moving average of the weights, which the paper evaluates; None without
-    ``momentum``. ``sure`` is the share of the unlabelled whose label was guessed. Unlike the official code's, the
-    labelled and the unlabelled pass through the network apart, each with the batch norm of their own.
+    ``answer(x, valid)`` are the logits (B, classes), of a moving average of the weights, which the paper evaluates;
+    without ``momentum`` of the weights as they are. ``sure`` is the share of the unlabelled whose label was guessed.
+    Unlike the official code's, the labelled and the unlabelled pass through the network apart, each with the batch norm
+    of their own.
     """
 
     def __init__(
@@ -50,3 +51,6 @@ class FixMatch(Method):
     def after_step(self, progress: float) -> None:
         if self.average is not None and self.momentum is not None:
             self.average.update(self.encoder, self.head, momentum=self.momentum)
+
+    def answer(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        return project_one(self.encoder, self.head, x, valid) if self.average is None else self.average(x, valid)

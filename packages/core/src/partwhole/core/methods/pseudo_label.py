@@ -21,6 +21,7 @@ class PseudoLabel(Method):
     rises from 0 to ``weight`` over the first ``rise`` of the training; the paper's, to 3, starts to rise late. Noisy
     student (Xie et al., 2020) trains a teacher to its end, then a new student on inputs noised for it alone: here both
     read the same input and go together. ``sure`` is the share of the unlabelled that the teacher is sure of.
+    ``answer(x, valid)`` are its logits (B, classes).
     """
 
     reached: Tensor
@@ -58,3 +59,6 @@ class PseudoLabel(Method):
         self.reached.fill_(linear(progress, 0.0, 1.0, until=self.rise))
         if self.teacher is not None and self.momentum is not None:
             self.teacher.update(self.encoder, self.head, momentum=self.momentum)
+
+    def answer(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        return project_one(self.encoder, self.head, x, valid) if self.teacher is None else self.teacher(x, valid)

@@ -14,7 +14,7 @@ class Supervised(Method):
     real.
 
     ``smoothing`` of the labels: see ``losses.cross_entropy``. ``accuracy`` is that on the known labels of the batch.
-    ``head(encoder(x), None)`` are the logits (B, classes).
+    ``answer(x, valid)`` are the logits (B, classes).
     """
 
     def __init__(self, encoder: Encoder, *, classes: int, smoothing: float = 0.0, pool: nn.Module | None = None):
@@ -28,3 +28,6 @@ class Supervised(Method):
         loss, count = cross_entropy(logits, label, smoothing=self.smoothing), (label >= 0).sum()
         share, right = distributed.share(count), (logits.argmax(-1) == label).sum()
         return {"loss": loss * share, "items": count, "accuracy": right / count.clamp(min=1) * share}
+
+    def answer(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        return project_one(self.encoder, self.head, x, valid)
