@@ -1,10 +1,8 @@
 """Colorization: colours and their bins against naive formulas, the loss, what is painted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -334,7 +332,7 @@ class Base:
     """As a recipe for images, as far as colorization asks for it."""
 
     folder: Path
-    augment: Any = field(default_factory=lambda: SimpleNamespace(size=16))
+    size: int = 16
 
     def kept(self, name, samples):
         return self.folder / f"{name}.safetensors"

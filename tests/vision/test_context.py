@@ -1,7 +1,6 @@
 """Context prediction: where the tiles are from, what guards them, what the answers depend on."""
 
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -215,7 +214,7 @@ def test_the_picture_frames_right_places_green_and_wrong_ones_red(monkeypatch):
 def test_a_recipe_makes_the_method_and_the_view():
     @dataclass(frozen=True, kw_only=True)
     class Base:
-        augment: Any = field(default_factory=lambda: SimpleNamespace(size=16))
+        size: int = 16
 
     @dataclass(frozen=True, kw_only=True)
     class Both(Context, Base):

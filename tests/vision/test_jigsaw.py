@@ -1,8 +1,6 @@
 """Jigsaw puzzles: the set of permutations, what a puzzle shows and hides, what is solved."""
 
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -210,7 +208,7 @@ def test_the_picture_puts_tiles_where_the_network_says(monkeypatch):
 def test_a_recipe_makes_the_method_and_the_view():
     @dataclass(frozen=True, kw_only=True)
     class Base:
-        augment: Any = field(default_factory=lambda: SimpleNamespace(size=16))
+        size: int = 16
 
     @dataclass(frozen=True, kw_only=True)
     class Both(Jigsaw, Base):

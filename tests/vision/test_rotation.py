@@ -1,9 +1,7 @@
 """Rotation, and what all pretext tasks share: the crop, the measure on held-out images, the sheet of pictures."""
 
 import io
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -220,7 +218,7 @@ def test_the_picture_shows_the_answers_framed_green_and_red():
 def test_a_recipe_makes_the_method_and_the_view():
     @dataclass(frozen=True, kw_only=True)
     class Base:
-        augment: Any = field(default_factory=lambda: SimpleNamespace(size=16))
+        size: int = 16
 
     @dataclass(frozen=True, kw_only=True)
     class Both(Rotation, Base):

@@ -38,7 +38,8 @@ class Source:
     loaders: int = 0
     """Processes that make views while training; 0: the training process itself."""
     views: Literal["samples", "device"] = "samples"
-    """Where views are made: one by one where the images are, or a batch at once on the device that trains."""
+    """Where views are made: one by one by the loaders, or drawn there and a batch at once on the device that trains.
+    The latter is half of the work; it suits a GPU, and a CPU without loaders. The batches are the same."""
     generate: int = 2000
     """Unlabelled scenes to generate where no path is given."""
     generate_labelled: int = 50
