@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from partwhole.core import distributed
 from partwhole.core.watch import Quiet
 from partwhole.vision.decode import BadImage
 from partwhole.vision.sources import Source
@@ -132,3 +133,20 @@ def test_a_limit_is_of_the_unlabelled_alone(tmp_path):
     source = Source(cache=tmp_path / "cache", workers=1, limit=4)
     assert len(source.unlabelled([tmp_path / "in"])) == 4
     assert sum(map(len, source.labelled(tmp_path / "in"))) == 12
+
+
+def test_a_set_without_a_test_part_is_no_failure_of_the_first_process(tmp_path, source, monkeypatch):
+    """The other processes would end with it."""
+    put(tmp_path / "in", cat=5, dog=5)
+    failed = []
+
+    def first(work):
+        try:
+            return work()
+        except Exception:
+            failed.append(1)
+            raise
+
+    monkeypatch.setattr(distributed, "first", first)
+    train, test = source.labelled(tmp_path / "in")
+    assert (len(train), len(test), failed) == (8, 2, [])

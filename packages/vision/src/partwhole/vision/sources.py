@@ -38,7 +38,8 @@ class Source:
     loaders: int = 0
     """Processes that make views while training; 0: the training process itself."""
     views: Literal["samples", "device"] = "samples"
-    """Where views are made: one by one where the images are, or a batch at once on the device that trains."""
+    """Where views are made: one by one by the loaders, or drawn there and a batch at once on the device that trains.
+    The latter is half of the work; it suits a GPU, and a CPU without loaders. The batches are the same."""
     generate: int = 2000
     """Unlabelled scenes to generate where no path is given."""
     generate_labelled: int = 50
@@ -87,9 +88,8 @@ class Source:
             return made.subset(range(tests, len(made))), made.subset(range(tests))
         watch = watch or Quiet()
         train = distributed.first(lambda: self._read([path], "train", watch))
-        try:
-            test = distributed.first(lambda: self._read([path], "test", Steps(watch)))
-        except NoPart:
+        test = distributed.first(lambda: self._tests(path, Steps(watch)))
+        if test is None:
             train, test = self._divided(_with_labels(train, path))
         return _alike(_with_labels(train, path), _with_labels(test, path), path)
 
@@ -98,6 +98,12 @@ class Source:
             paths, split=split, cache=self.cache, shorter=self.shorter, memory=self.memory, largest=self.largest,
             limit=limit, seed=self.seed, workers=self.workers, watch=watch,
         )  # fmt: skip
+
+    def _tests(self, path: str | Path, watch: Any) -> Images | None:
+        try:
+            return self._read([path], "test", watch)
+        except NoPart:  # answered here: an error would end the other processes
+            return None
 
     def _divided(self, images: Images) -> tuple[Images, Images]:
         """Some of each class for training and some for testing."""
