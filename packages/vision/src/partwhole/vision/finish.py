@@ -8,18 +8,20 @@ from partwhole.core import checkpoint, files, probe_report
 from partwhole.core.checkpoint import copied
 from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.method import Method
-from partwhole.core.probe import Classes, probe
+from partwhole.core.probe import Classes, fingerprint, probe
 from partwhole.core.report import Page
 from partwhole.core.run_page import read_json, run_page
 from partwhole.core.watch import Watch
-from partwhole.vision import policies, show
+from partwhole.vision import policies, show, transfer
 
 if TYPE_CHECKING:
     from partwhole.vision.recipe import ImageRecipe
 
 
 def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) -> Mapping[str, Any]:
-    """Classes told apart, views and pictures, the page. Writes ``evaluation.json`` and ``report.html``.
+    """Classes told apart, annotated images, views and pictures, the page.
+
+    Writes ``evaluation.json``, ``report.html`` and pictures in ``transfer/``.
 
     An evaluation that was interrupted goes on. Returns {"text": the table, "report": path}.
     """
@@ -28,6 +30,10 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     halves: list[Any] = [] if classes is None else [classes.train, classes.test]
     problems = list(dict.fromkeys(one for part in (images, *halves) for one in part.problems))
     evaluation: dict[str, Any] = {"images": {"unlabelled": len(images), "problems": problems}}
+    before = read_json(folder / "evaluation.json")
+    old = before.get("transfer", {})
+    if old.get("of") == fingerprint(encoder):  # what takes long is not forgotten when it is not asked again
+        evaluation["transfer"] = old
 
     def keep(results: Mapping[str, Any]) -> None:
         evaluation["probe"] = results
@@ -36,10 +42,9 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     text = "no labelled images to measure on: give --labelled, a folder with a folder of images for each class"
     if classes is not None:
         watch.say(f"telling {len(classes.names)} classes apart, {len(classes.train)} images to learn from")
-        begun = read_json(folder / "evaluation.json").get("probe")
         plain, look = recipe.plain(), policies.weak(recipe.size)
         results = probe(
-            encoder, classes, plain=plain, look=look, options=recipe.measure, watch=watch, keep=keep, begun=begun
+            encoder, classes, plain=plain, look=look, options=recipe.measure, watch=watch, keep=keep, begun=before.get("probe")
         )
         text = probe_report.table(results, name)
     else:
@@ -51,6 +56,17 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         evaluation["own"] = dict(own.numbers)
         files.write_json(folder / "evaluation.json", evaluation)
         text += "\non images that it was not trained on: " + ", ".join(f"{k} {v:.3f}" for k, v in own.numbers.items())
+
+    if (given := transfer.annotated(recipe, classes, watch)) is not None:
+        where, found, options = given
+
+        def put(results: Mapping[str, Any]) -> None:
+            evaluation["transfer"] = results
+            files.write_json(folder / "evaluation.json", evaluation)
+
+        transfer.transfer(encoder, found, options, folder, name=where, watch=watch, keep=put, begun=old)
+    if measured := evaluation.get("transfer"):
+        text += f"\n{transfer.text(measured, name)}"
 
     def body(page: Page) -> None:
         if classes is None:
@@ -64,6 +80,8 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
                 numbers = [[name, value] for name, value in own.numbers.items()]
                 page.table(["on images that it was not trained on", ""], numbers)
             page.picture(*own.picture)
+        if measured:
+            transfer.section(page, measured, folder, name)
         show.maps(page, recipe, encoder, samples)
         if problems:
             rows = [[str(path), str(why)] for path, why in problems[:200]]
