@@ -27,7 +27,7 @@ def table(results: Mapping[str, Any], method: str) -> str:
     rows = cells(results)
     wide = max((len(ROWS[row].format(method)) for row in rows), default=0) + 2
     lines = ["accuracy".ljust(wide) + "".join(f"{_labels(k):>15s}" for k in results["shots"])]
-    lines += [ROWS[r].format(method).ljust(wide) + "".join(f"{_plus(c):>15s}" for c in rows[r]) for r in rows]
+    lines += [ROWS[r].format(method).ljust(wide) + "".join(f"{plus(c):>15s}" for c in rows[r]) for r in rows]
     return "\n".join([*lines, *results["problems"]])
 
 
@@ -76,7 +76,8 @@ def _labels(k: str) -> str:
     return f"k = {k}" if k.isdigit() else f"{k} labels"
 
 
-def _plus(spread: Spread) -> str:
+def plus(spread: Spread) -> str:
+    """A cell of a table for the terminal."""
     if not spread.count:
         return "-"
     return f"{spread.mean:.3f}" + (f" ± {spread.std:.3f}" if spread.count > 1 else "")

@@ -170,7 +170,7 @@ def detection(
     watch: Watch | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
     begun: Mapping[str, Any] | None = None,
-    look: Callable[[str, int, Callable[[Any], Found]], None] = lambda arm, draw, answer: None,
+    look: Callable[[str, int, Callable[[Any], Found]], Any] = lambda arm, draw, answer: None,
 ) -> dict[str, Any]:
     """Average precision on the test images, for every arm.
 

@@ -12,7 +12,7 @@ from partwhole.core.probe import Classes, fingerprint, probe
 from partwhole.core.report import Page
 from partwhole.core.run_page import read_json, run_page
 from partwhole.core.watch import Watch
-from partwhole.vision import policies, show, transfer
+from partwhole.vision import policies, show, transfer, transfer_report
 
 if TYPE_CHECKING:
     from partwhole.vision.recipe import ImageRecipe
@@ -44,7 +44,14 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         watch.say(f"telling {len(classes.names)} classes apart, {len(classes.train)} images to learn from")
         plain, look = recipe.plain(), policies.weak(recipe.size)
         results = probe(
-            encoder, classes, plain=plain, look=look, options=recipe.measure, watch=watch, keep=keep, begun=before.get("probe")
+            encoder,
+            classes,
+            plain=plain,
+            look=look,
+            options=recipe.measure,
+            watch=watch,
+            keep=keep,
+            begun=before.get("probe"),
         )
         text = probe_report.table(results, name)
     else:
@@ -66,7 +73,7 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
 
         transfer.transfer(encoder, found, options, folder, name=where, watch=watch, keep=put, begun=old)
     if measured := evaluation.get("transfer"):
-        text += f"\n{transfer.text(measured, name)}"
+        text += f"\n{transfer_report.text(measured, name)}"
 
     def body(page: Page) -> None:
         if classes is None:
@@ -81,7 +88,7 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
                 page.table(["on images that it was not trained on", ""], numbers)
             page.picture(*own.picture)
         if measured:
-            transfer.section(page, measured, folder, name)
+            transfer_report.section(page, measured, folder, name)
         show.maps(page, recipe, encoder, samples)
         if problems:
             rows = [[str(path), str(why)] for path, why in problems[:200]]

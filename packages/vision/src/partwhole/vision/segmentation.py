@@ -136,7 +136,7 @@ def segmentation(
     watch: Watch | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
     begun: Mapping[str, Any] | None = None,
-    look: Callable[[str, int, Callable[[Any], Tensor]], None] = lambda arm, draw, answer: None,
+    look: Callable[[str, int, Callable[[Any], Tensor]], Any] = lambda arm, draw, answer: None,
 ) -> dict[str, Any]:
     """Mean IoU over classes on the test images, for every arm.
 
