@@ -53,6 +53,7 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
             keep=keep,
             begun=before.get("probe"),
         )
+        keep(results)  # also where nothing was left to measure
         text = probe_report.table(results, name)
     else:
         files.write_json(folder / "evaluation.json", evaluation)

@@ -254,9 +254,8 @@ def masks_picture(
             best = jaccard(enlarged(masks, (H, W)), truth, valid).argmax()
             row.append(covered(photo, enlarged(masks[best][None], photo.shape[1:])[0]))
         rows.append(row)
-    return Picture(
-        png(rows), f"Images, their objects, and the mask of the attention of the best head of {', '.join(networks)}."
-    )
+    told = f"Images, their objects, and the mask of the attention of the best head of {', '.join(networks)}."
+    return Picture(png(rows, limit=150_000), told)
 
 
 def reconstruction_picture(
