@@ -26,8 +26,15 @@ class BadImage(ValueError):
         return f"{self.path}: {self.found}; {self.do}"
 
 
-def decode(data: bytes, name: str = "image", *, shorter: int | None = None, largest: int | None = None) -> np.ndarray:
-    """The image file ``data`` as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
+def decode(
+    data: bytes,
+    name: str = "image",
+    *,
+    shorter: int | None = None,
+    largest: int | None = None,
+    upright: bool = True,
+) -> np.ndarray:
+    """The image file ``data`` as (H, W, 3) uint8 RGB, ``upright`` by its EXIF orientation, or as it is stored.
 
     Grey, palettes and CMYK are converted, 16 bits are divided by 257, transparency lies on white, and of animations and
     many pages the first counts. ``shorter``: where the shorter side is longer, the image is reduced to that many
@@ -54,7 +61,7 @@ def decode(data: bytes, name: str = "image", *, shorter: int | None = None, larg
                 made = rgb(image, name)
                 if made.size != size:
                     made = made.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-                return np.array(_upright(made, image))
+                return np.array(_upright(made, image) if upright else made)
         except BadImage:
             raise
         except Image.DecompressionBombError as error:

@@ -3,8 +3,9 @@
 Axes: B images, N objects or detections, S side of what the network sees. A box is left, top, right, bottom.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from partwhole.core.encoder import Encoder, device_of, fresh
 from partwhole.core.evaluate import settled
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Batch, Method
+from partwhole.core.probe import fingerprint
 from partwhole.core.watch import Quiet, Steps, Watch
 from partwhole.vision.maps import feature_map, resized, resting, step
 from partwhole.vision.views import MEAN, STD, Three
@@ -165,39 +167,63 @@ def detection(
     *,
     classes: Sequence[str],
     options: Detection,
-    mean: Three = MEAN,
-    std: Three = STD,
     watch: Watch | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda results: None,
+    begun: Mapping[str, Any] | None = None,
+    look: Callable[[str, int, Callable[[Any], Found]], Any] = lambda arm, draw, answer: None,
 ) -> dict[str, Any]:
     """Average precision on the test images, for every arm.
 
     encoder: the pre-trained one; it is copied, never changed, and everything runs on its device.
     train, test: samples with "image", "boxes", "labels" and "ignored"; ``classes`` names the labels, 0 the background.
-    Returns {"arms": {arm: {"VOC07 AP50": [of each draw], "COCO AP": [...]}}, "classes", "train", "test"}.
+    keep, begun: is told the results so far, and brings those that an interrupted measurement kept.
+    look: is given what an arm learned in a draw: sample -> what is ``Found``, in pixels of its image.
+    Returns {"arms": {arm: {"VOC07 AP50": [of each draw], "COCO AP": [...]}}, "classes", "train", "test", "options",
+    "of"}.
     """
     watch, device, pixels = watch or Quiet(), device_of(encoder), step(encoder, options.size)
+    if not len(train) or not len(test):
+        raise ValueError(f"{len(train)} images to learn from and {len(test)} to measure on: one of each is needed")
     size = max(1, round(options.size / pixels)) * pixels
-    arms: dict[str, dict[str, list[float]]] = {}
+    results: dict[str, Any] = {
+        "arms": {},
+        "classes": list(classes),
+        "train": len(train),
+        "test": len(test),
+        "options": json.loads(json.dumps(asdict(options))),
+        "of": fingerprint(encoder),
+    }
+    if begun and {**begun, "arms": {}} == results:
+        results["arms"] = {arm: {name: list(v) for name, v in row.items()} for arm, row in begun["arms"].items()}
     for arm in options.arms:
-        for draw in range(options.draws):
-            seed, frozen, look = options.seed + draw, arm in ("random", "frozen"), Whole(size, 0.5, mean, std)
+        row = results["arms"].get(arm, {"VOC07 AP50": [], "COCO AP": []})
+        for draw in range(len(row["COCO AP"]), options.draws):
+            watch.say(f"detection, {arm}: draw {draw + 1} of {options.draws}")
+            seed, frozen, look_at = options.seed + draw, arm in ("random", "frozen"), Whole(size)
             start = copied(encoder) if arm in ("frozen", "finetune") else fresh(encoder, seed=seed)
             if arm == "random":
-                start = settled(start, torch.stack([look(train[i])["x"] for i in range(min(16, len(train)))]))
+                start = settled(start, torch.stack([look_at(train[i])["x"] for i in range(min(16, len(train)))]))
             torch.manual_seed(seed)
             method = Detect(start, classes=len(classes), size=size, hidden=options.hidden, frozen=frozen).to(device)
-            stream = Stream(train, look, batch=min(options.batch, len(train)), seed=seed)
+            stream = Stream(train, look_at, batch=min(options.batch, len(train)), seed=seed)
             how = Fit(steps=options.steps, lr=options.lr, weight_decay=0.01, clip=10.0, seed=seed, device=str(device))
             fit(Run(method=method, stream=stream), how, watch=Steps(watch))
-            found, samples = [], [test[i] for i in range(len(test))]
-            for sample in samples:
-                x, scale = placed(sample["image"], size, mean, std)
+
+            def answer(sample: Any, method: Detect = method) -> Found:
+                x, scale = placed(sample["image"], size)
                 one = method.found(x[None].to(device))[0]
-                found.append(one._replace(boxes=one.boxes / scale))
-            row = arms.setdefault(arm, {"VOC07 AP50": [], "COCO AP": []})
-            row["VOC07 AP50"].append(voc07(found, samples))
-            row["COCO AP"].append(coco_ap(found, samples))
-    return {"arms": arms, "classes": list(classes), "train": len(train), "test": len(test)}
+                return one._replace(boxes=one.boxes / scale)
+
+            found, truths = [], []
+            for sample in (test[i] for i in range(len(test))):
+                found.append(answer(sample))
+                truths.append({key: sample[key] for key in ("boxes", "labels", "ignored")})  # thousands fit, no images
+            results["arms"][arm] = row
+            row["VOC07 AP50"].append(voc07(found, truths))
+            row["COCO AP"].append(coco_ap(found, truths))
+            look(arm, draw, answer)
+            keep(results)
+    return results
 
 
 # ------------------------------------------------------------------ precision

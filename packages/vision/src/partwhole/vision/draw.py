@@ -3,6 +3,7 @@
 Axes: H W pixels. Colours (3, H, W) are in [0, 1].
 """
 
+import colorsys
 import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from partwhole.vision.maps import enlarged
+from partwhole.vision.maps import IGNORED, enlarged
 
 FIRE = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # dark to bright in grey too
 LEAST = 0.35  # pictures are not made smaller than by this factor
@@ -88,3 +89,35 @@ def covered(picture: Tensor, mask: Tensor, colour: tuple[float, float, float] = 
     """The picture (3, H, W), in which what mask (H, W) holds is coloured and the rest is paler."""
     tint = torch.tensor(colour)[:, None, None]
     return torch.where(mask, 0.45 * picture + 0.55 * tint, 0.6 * picture + 0.4)
+
+
+def colour_of(label: int) -> Tensor:
+    """(3,): of the first class red, of the others as far from it and each other as may be."""
+    return torch.tensor(colorsys.hsv_to_rgb((0.01 + (label - 1) * 0.618) % 1, 0.9, 1.0))
+
+
+def painted(picture: Tensor, classes: Tensor) -> Tensor:
+    """The picture (3, H, W), in which the pixels of each class (H, W) from 1 have its colour; 0 is paler, 255 grey."""
+    out = 0.6 * picture + 0.4
+    for label in classes.unique().tolist():
+        if label:
+            tint = torch.full((3,), 0.5) if label == IGNORED else colour_of(label)
+            out = torch.where(classes == label, 0.45 * picture + 0.55 * tint[:, None, None], out)
+    return out
+
+
+def boxed(picture: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+    """The picture (3, H, W) with the outlines of boxes (N, 4), each in the colour of its label."""
+    out, (H, W) = picture.clone(), picture.shape[1:]
+    thick = max(1, min(H, W) // 70)
+    for box, label in zip(boxes.round().int().tolist(), labels.tolist(), strict=True):
+        left, top, right, bottom = (max(0, min(v, n)) for v, n in zip(box, (W, H, W, H), strict=True))
+        tint = colour_of(label)[:, None, None]
+        for rows, columns in (
+            (slice(top, top + thick), slice(left, right)),
+            (slice(max(0, bottom - thick), bottom), slice(left, right)),
+            (slice(top, bottom), slice(left, left + thick)),
+            (slice(top, bottom), slice(max(0, right - thick), right)),
+        ):
+            out[:, rows, columns] = tint
+    return out

@@ -9,11 +9,11 @@ from partwhole.core import checkpoint, files, probe_report
 from partwhole.core.checkpoint import copied
 from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.method import Method
-from partwhole.core.probe import Classes, probe
+from partwhole.core.probe import Classes, fingerprint, probe
 from partwhole.core.report import Page
 from partwhole.core.run_page import read_json, run_page
 from partwhole.core.watch import Watch
-from partwhole.vision import policies, show
+from partwhole.vision import policies, show, transfer, transfer_report
 from partwhole.vision.rivals import compared, same_labels, section
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) -> Mapping[str, Any]:
-    """Classes told apart, views and pictures, the page. Writes ``evaluation.json`` and ``report.html``.
+    """Classes told apart, annotated images, views and pictures, the page.
+
+    Writes ``evaluation.json``, ``report.html`` and pictures in ``transfer/``.
 
     An evaluation that was interrupted goes on. Returns {"text": the table, "report": path}.
     """
@@ -31,6 +33,9 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     problems = list(dict.fromkeys(one for part in (images, *halves) for one in part.problems))
     begun = read_json(folder / "evaluation.json")
     evaluation: dict[str, Any] = {"images": {"unlabelled": len(images), "problems": problems}}
+    old = begun.get("transfer", {})
+    if old.get("of") == fingerprint(encoder):  # what takes long is not forgotten when it is not asked again
+        evaluation["transfer"] = old
 
     def put(key: str, found: Mapping[str, Any]) -> None:
         evaluation[key] = found
@@ -65,6 +70,13 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         keep(plainly)
         against = compared(plainly, own.numbers["accuracy"], name)
         text += "".join(f"\n  {value:.3f}  {what}" for what, value in against)
+
+    if (given := transfer.annotated(recipe, classes, watch)) is not None:
+        where, found, options = given
+        keep = partial(put, "transfer")
+        transfer.transfer(encoder, found, options, folder, name=where, watch=watch, keep=keep, begun=old)
+    if measured := evaluation.get("transfer"):
+        text += f"\n{transfer_report.text(measured, name)}"
     files.write_json(folder / "evaluation.json", evaluation)
 
     def body(page: Page) -> None:
@@ -86,6 +98,8 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
                 page.table(["on images that it was not trained on", ""], numbers)
             if own.picture is not None:
                 page.picture(*own.picture)
+        if measured:
+            transfer_report.section(page, measured, folder, name)
         show.maps(page, recipe, encoder, samples)
         if problems:
             rows = [[str(path), str(why)] for path, why in problems[:200]]

@@ -14,6 +14,7 @@ from torch import Tensor
 from partwhole.core.encoder import Encoder, Wrapped, device_of, fresh
 from partwhole.core.report import Spread
 from partwhole.core.transformer import TransformerEncoder
+from partwhole.core.watch import Watch
 from partwhole.vision.backbone import Backbone
 from partwhole.vision.views import MEAN, STD, Three
 
@@ -141,12 +142,14 @@ def jaccard_of(
     encoder: Encoder,
     samples: Sequence[Mapping[str, Any]],
     *,
+    beside: Mapping[str, Encoder] | None = None,
     size: int = 224,
     mass: float = 0.6,
     draws: int = 3,
     seed: int = 0,
     mean: Three = MEAN,
     std: Three = STD,
+    watch: Watch | None = None,
 ) -> dict[str, dict[str, Spread]]:
     """How well the masks of attention cover the objects: {row: {"best head": Spread, "mean of heads": Spread}}, the
     spread over images.
@@ -154,8 +157,9 @@ def jaccard_of(
     samples: "image" uint8 (3, H, W) and "mask" (H, W), of an object where above 0, not counted where 255. Images
     without an object are left out.
     size: the shorter side that the encoder sees; the longer one is as long as the image has it.
-    Rows: "encoder"; "random", networks like it with fresh weights, the mean of ``draws``; "centre box", a box in the
-    middle with the image's proportions, of the size that is best for all these images together.
+    Rows: "encoder"; the names of those ``beside`` it; "random", networks like it with fresh weights, the mean of
+    ``draws``; "centre box", a box in the middle with the image's proportions, of the size that is best for all these
+    images together.
 
     The best head of each image, by its own truth, is the protocol of DINO's paper (Caron et al., 2021): it looks at
     the answer, so that more heads score higher without knowing more. The mean of the heads does not. A mask is laid
@@ -166,17 +170,22 @@ def jaccard_of(
     found = [i for i in range(len(samples)) if objects(samples[i])[0].any()]
     if not found:
         raise ValueError(f"none of {len(samples)} samples has an object: mask (H, W) above 0 where there is one")
-    others = [fresh(encoder, seed=seed + d) for d in range(draws)]
-    scores: dict[str, list[Tensor]] = {"encoder": [], "random": []}
-    for i in found:
-        truth, valid = objects(samples[i])
-        x = fitted(samples[i]["image"], size, step(encoder, size), mean, std)[None].to(device_of(encoder))
-        for row, networks in (("encoder", [encoder]), ("random", others)):
+    rows = {"encoder": [encoder], **{name: [other] for name, other in (beside or {}).items()}}
+    rows["random"] = [fresh(encoder, seed=seed + d) for d in range(draws)]
+    steps = {row: step(networks[0], size) for row, networks in rows.items()}
+    scores: dict[str, list[Tensor]] = {row: [] for row in rows}
+    for done, i in enumerate(found, 1):
+        sample = samples[i]
+        truth, valid = objects(sample)
+        for row, networks in rows.items():
+            x = fitted(sample["image"], size, steps[row], mean, std)[None].to(device_of(encoder))
             each = []
             for network in networks:
                 mask = attention_mask(attention(network, x), mass)
                 each.append(jaccard(enlarged(mask[0], truth.shape).cpu(), truth, valid))
             scores[row].append(torch.stack(each))  # (networks, heads)
+        if watch is not None:
+            watch.step(done, {"total": len(found)})
     table = {
         row: {
             "best head": Spread.of(s.amax(1).mean().item() for s in each),
@@ -232,10 +241,14 @@ def resized(image: Tensor, sides: Sequence[int], mean: Three = MEAN, std: Three 
 
 
 def step(encoder: Encoder, size: int) -> int:
-    """The pixels between two places of the map of an image of ``size`` by ``size``."""
+    """The pixels between two places of the map of an image of ``size`` by ``size``: of patches their side."""
+    if isinstance(encoder, TransformerEncoder) and hasattr(encoder.embed, "patch"):
+        return encoder.embed.patch  # type: ignore[return-value]
+    if isinstance(encoder, Backbone) and _embed(encoder):
+        return int(encoder.net.patch_embed.patch_size[0])
     with torch.no_grad(), resting(encoder):
         found = feature_map(encoder, torch.zeros(1, 3, size, size, device=device_of(encoder))).shape[-1]
-    return size // found
+    return max(1, size // found)
 
 
 def enlarged(x: Tensor, size: Sequence[int], *, smooth: bool = False) -> Tensor:

@@ -27,6 +27,7 @@ from partwhole.vision.images import Images
 from partwhole.vision.network import Network
 from partwhole.vision.on_device import Deferred, OnDevice
 from partwhole.vision.sources import Source
+from partwhole.vision.transfer import Transfer, check
 from partwhole.vision.views import Augment
 
 Policy = Literal["simclr", "mocov2", "byol", "dino", "infomin", "mae", "weak", "strong", "plain"]
@@ -51,8 +52,12 @@ class ImageRecipe(Seeing, ABC):
     """Unlabelled images per step, over all processes."""
     fit: Fit = Fit(steps=400, lr=1e-3, weight_decay=0.05, evaluate_every=100)
     measure: Probe = Probe()
+    annotated: Path | None = None
+    """Images with masks or boxes to measure on, a folder as of PennFudan, VOC or COCO; default: the masks of generated
+    scenes, where data and labels are generated."""
+    transfer: Transfer = Transfer()
 
-    incidental: ClassVar[frozenset[str]] = frozenset({"measure"})  # does not change what is trained
+    incidental: ClassVar[frozenset[str]] = frozenset({"measure", "annotated", "transfer"})  # no part of training
 
     def __post_init__(self) -> None:
         for name in ("size", "batch"):
@@ -147,6 +152,7 @@ class ImageRecipe(Seeing, ABC):
         return None
 
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:
+        check(self)
         images, classes = self.prepare(watch), self.classes(watch)
         for line in care.odd(self, images):
             if watch is not None:

@@ -3,8 +3,9 @@
 Axes: B images, H W pixels, h w places of a map, D features, C classes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from partwhole.core.evaluate import settled
 from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Batch, Method
 from partwhole.core.norm import BatchNorm
+from partwhole.core.probe import fingerprint
 from partwhole.core.watch import Quiet, Steps, Watch
 from partwhole.vision.maps import IGNORED, feature_map, fitted, resized, resting, step
 from partwhole.vision.views import MEAN, STD, Three
@@ -131,54 +133,81 @@ def segmentation(
     *,
     classes: Sequence[str],
     options: Segmentation,
-    mean: Three = MEAN,
-    std: Three = STD,
     watch: Watch | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda results: None,
+    begun: Mapping[str, Any] | None = None,
+    look: Callable[[str, int, Callable[[Any], Tensor]], Any] = lambda arm, draw, answer: None,
 ) -> dict[str, Any]:
     """Mean IoU over classes on the test images, for every arm.
 
     encoder: the pre-trained one; it is copied, never changed, and everything runs on its device.
     train, test: samples with "image" and "mask"; ``classes`` names the values of masks, from 0.
+    keep, begun: is told the results so far, and brings those that an interrupted measurement kept.
+    look: is given what an arm learned in a draw: sample -> the class of every pixel (H, W).
     Returns {"arms": {arm: [mean IoU of each draw]}, "iou": {arm: [[IoU of each class, None where it is neither there
-    nor predicted] of each draw]}, "classes", "train", "test"}.
+    nor predicted] of each draw]}, "classes", "train", "test", "options", "of"}.
     """
     watch = watch or Quiet()
+    if not len(train) or not len(test):
+        raise ValueError(f"{len(train)} images to learn from and {len(test)} to measure on: one of each is needed")
     pixels, device = step(encoder, options.size), device_of(encoder)
     size = max(1, round(options.size / pixels)) * pixels
-    counts = sum(torch.bincount(train[i]["mask"].flatten(), minlength=256) for i in range(len(train)))
-    assert isinstance(counts, Tensor), "train is empty"
-    results: dict[str, Any] = {"arms": {}, "iou": {}, "classes": list(classes), "train": len(train), "test": len(test)}
+    results: dict[str, Any] = {
+        "arms": {},
+        "iou": {},
+        "classes": list(classes),
+        "train": len(train),
+        "test": len(test),
+        "options": json.loads(json.dumps(asdict(options))),
+        "of": fingerprint(encoder),
+    }
+    if begun and {**begun, "arms": {}, "iou": {}} == results:
+        results["arms"], results["iou"] = ({a: list(v) for a, v in begun[key].items()} for key in ("arms", "iou"))
 
-    def put(arm: str, table: Tensor) -> None:
+    def put(arm: str, draw: int, answer: Callable[[Any], Tensor]) -> None:
+        table = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+        for sample in _each(test):
+            table += confusion(answer(sample), sample["mask"], len(classes))
         each = iou(table)
         results["arms"].setdefault(arm, []).append(each[~each.isnan()].mean().item())
         results["iou"].setdefault(arm, []).append([None if v != v else v for v in each.tolist()])
+        look(arm, draw, answer)
+        keep(results)
 
     for arm in options.arms:
-        if arm == "commonest":
-            best = int(counts[: len(classes)].argmax())
-            put(arm, sum(confusion(torch.full_like(s["mask"], best), s["mask"], len(classes)) for s in _each(test)))  # type: ignore[arg-type]
-            continue
-        for draw in range(options.draws):
+        draws = 1 if arm == "commonest" else options.draws
+        for draw in range(len(results["arms"].get(arm, [])), draws):
+            watch.say(f"segmentation, {arm}: draw {draw + 1} of {draws}")
+            if arm == "commonest":
+                best = _commonest(train, len(classes))
+                put(arm, draw, lambda sample, best=best: torch.full_like(sample["mask"], best))
+                continue
             seed, frozen = options.seed + draw, arm in ("random", "frozen")
-            look = Crop(size, options.scale, mean, std)
+            look_at = Crop(size, options.scale)
             start = copied(encoder) if arm in ("frozen", "finetune") else fresh(encoder, seed=seed)
             if arm == "random":
                 torch.manual_seed(seed)
-                start = settled(start, torch.stack([look(train[i])["x"] for i in range(min(16, len(train)))]))
+                start = settled(start, torch.stack([look_at(train[i])["x"] for i in range(min(16, len(train)))]))
             torch.manual_seed(seed)
             method = Segment(start, classes=len(classes), frozen=frozen).to(device)
-            samples, view = (_featured(method, train, look, options), _as_it_is) if frozen else (train, look)
+            samples, view = (_featured(method, train, look_at, options), _as_it_is) if frozen else (train, look_at)
             stream = Stream(samples, view, batch=min(options.batch, len(samples)), seed=seed)
             lr = options.lr_linear if frozen else options.lr
             how = Fit(steps=options.steps, lr=lr, weight_decay=0.01, seed=seed, device=str(device))
             fit(Run(method=method, stream=stream), how, watch=Steps(watch))
-            table = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-            for sample in _each(test):
-                x = fitted(sample["image"], size, pixels, mean, std)
-                table += confusion(predict(method, x, sample["mask"].shape), sample["mask"], len(classes))
-            put(arm, table)
+
+            def answer(sample: Any, method: Segment = method) -> Tensor:
+                return predict(method, fitted(sample["image"], size, pixels), sample["mask"].shape)
+
+            put(arm, draw, answer)
     return results
+
+
+def _commonest(samples: Sequence[Any], classes: int) -> int:
+    counts = torch.zeros(256, dtype=torch.int64)
+    for sample in _each(samples):
+        counts += torch.bincount(sample["mask"].flatten(), minlength=256)
+    return int(counts[:classes].argmax())
 
 
 @torch.no_grad()
