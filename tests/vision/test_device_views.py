@@ -18,9 +18,9 @@ from partwhole.vision.care import faster
 from partwhole.vision.network import Network
 from partwhole.vision.on_device import OnDevice
 from partwhole.vision.sources import Source
-from partwhole.vision.tasks import TASKS
+from partwhole.vision.tasks import TASKS, Pretext
 
-PRETEXT = sorted(set(TASKS) - set(METHODS))
+PRETEXT = [name for name, kind in TASKS.items() if issubclass(kind, Pretext)]
 
 
 @pytest.fixture(scope="module")
