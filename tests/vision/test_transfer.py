@@ -225,6 +225,13 @@ def test_a_run_reports_it_and_keeps_it_when_it_is_not_asked_again(people, tmp_pa
     assert "COCO AP" in done["report"].read_text()
 
 
+def test_what_cannot_be_measured_on_is_told_before_anything_is_measured(tmp_path):
+    mine, heard = recipe(tmp_path / "cache", annotated=tmp_path), Heard()
+    with pytest.raises(ValueError, match="no set of annotated images"):
+        mine.finish(mine.encoder(), tmp_path, heard)
+    assert not (tmp_path / "evaluation.json").exists()
+
+
 def test_the_masks_of_generated_scenes_serve_where_all_is_generated(tmp_path):
     mine = recipe(tmp_path / "cache")
     save_encoder(mine.encoder(), tmp_path)
