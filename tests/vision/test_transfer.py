@@ -88,6 +88,8 @@ def test_everything_is_measured_kept_and_pictured(people, tmp_path):
     }  # fmt: skip
     assert found["detection"]["arms"]["frozen"].keys() == {"VOC07 AP50", "COCO AP"}
     assert found["notes"] == []
+    drawn = np.asarray(Image.open(tmp_path / "transfer" / "detection-truth.png").convert("RGB")).astype(int)
+    assert ((drawn[..., 0] == 255) & (drawn[..., 1] < 60)).sum() > 700  # lines as long as boxes are
     assert {p.name for p in (tmp_path / "transfer").iterdir()} == {
         "jaccard.png", "segmentation-truth.png", "segmentation-commonest.png", "segmentation-random.png",
         "segmentation-frozen.png", "detection-truth.png", "detection-frozen.png",
@@ -132,6 +134,19 @@ def test_what_is_not_asked_again_stays(people, tmp_path):
     assert json.loads(json.dumps(second["jaccard"])) == json.loads(json.dumps(first["jaccard"]))
     assert "segmentation" in second
     assert "detection" not in second
+
+
+def test_of_other_images_or_options_nothing_stays(people, tmp_path):
+    options = replace(SMALL, what=("jaccard",))
+    planted = json.loads(json.dumps(measured(people, tmp_path, options=options)))
+    planted["jaccard"]["rows"]["encoder"]["mean of heads"] = planted["segmentation"] = "planted"
+    same = measured(people, tmp_path, options=options, begun=planted)
+    assert same["jaccard"]["rows"]["encoder"]["mean of heads"] == same["segmentation"] == "planted"
+    heavier = replace(options, jaccard=replace(options.jaccard, mass=0.5))
+    other = measured(people, tmp_path, options=heavier, begun=planted)
+    assert other["jaccard"]["rows"]["encoder"]["mean of heads"] != "planted" == other["segmentation"]
+    others = {**planted, "set": {**planted["set"], "name": "others"}}
+    assert "segmentation" not in measured(people, tmp_path, options=options, begun=others)
 
 
 def test_networks_beside_have_rows_and_those_without_attention_are_told(people, tmp_path):
@@ -223,6 +238,8 @@ def test_a_run_reports_it_and_keeps_it_when_it_is_not_asked_again(people, tmp_pa
     done = unlabelled.finish(load_encoder(tmp_path), tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text())["transfer"] == before
     assert "COCO AP" in done["report"].read_text()
+    unlabelled.finish(vit(3), tmp_path)
+    assert "transfer" not in json.loads((tmp_path / "evaluation.json").read_text())  # it was of other weights
 
 
 def test_what_cannot_be_measured_on_is_told_before_anything_is_measured(tmp_path):
