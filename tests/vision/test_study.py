@@ -218,6 +218,11 @@ def test_cells_begin_with_given_weights_and_are_of_them_alone(recipe, encoder, t
     assert starts == []
     others[1].finish(encoder, tmp_path, Quiet())
     assert len(starts) == 3
+    kept = (tmp_path / "evaluation.json").read_text()
+    (tmp_path / "start" / "encoder.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"safetensors \(--start\) is there no more: each cell begins with it"):
+        others[1].finish(encoder, tmp_path, Quiet())
+    assert (tmp_path / "evaluation.json").read_text() == kept
 
 
 @pytest.mark.parametrize("readouts", [("knn",), ("sgd",)])

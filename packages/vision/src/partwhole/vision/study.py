@@ -211,10 +211,13 @@ def decisive(recipe: Augmentations, encoder: Encoder, images: Images, classes: C
     """What decides the numbers of a cell."""
     kept = {name: getattr(recipe, name) for name in ("size", "batch", "policy", "temperature")}
     halves = [[half.key, len(half)] for half in (images, classes.train, classes.test)]  # type: ignore[attr-defined]
+    origins = recipe.origins()
+    if lost := [f"{path} (--{name})" for name, path in origins.items() if not path.exists()]:
+        raise FileNotFoundError(f"{', '.join(lost)} is there no more: each cell begins with it. Put it back")
     about = {
         **kept,
         "network": {k: v for k, v in asdict(recipe.network).items() if k != "weights"},
-        "contents": {name: files.digest(path) for name, path in recipe.origins().items()} or None,
+        "contents": {name: files.digest(path) for name, path in origins.items()} or None,
         "fit": recipe.fit.identity(),
         "neighbours": recipe.measure.neighbours,
         "images": halves,
