@@ -269,6 +269,10 @@ def test_a_wrong_place_is_told_before_training(people, tmp_path):
         replace(recipe(tmp_path / "cache", annotated=people), transfer=lost).build(watch=Quiet())
     with pytest.raises(ValueError, match="share of the images"):
         Transfer(test=1.0)
+    with pytest.raises(ValueError, match="draws must be at least 1, and is 0"):
+        Attention(draws=0)
+    with pytest.raises(ValueError, match="share of the attention"):
+        Attention(mass=0.0)
 
 
 # ------------------------------------------------------------------ pictures

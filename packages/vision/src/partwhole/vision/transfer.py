@@ -45,6 +45,13 @@ class Attention:
     draws: int = 3
     """Random networks."""
 
+    def __post_init__(self) -> None:
+        for name in ("size", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}")
+        if not 0 < self.mass <= 1:
+            raise ValueError(f"mass is a share of the attention, above 0 and at most 1, and is {self.mass}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
