@@ -11,6 +11,7 @@ from PIL import Image
 
 from partwhole.core.checkpoint import load_encoder, save_encoder
 from partwhole.core.encoder import Wrapped
+from partwhole.core.fit import NonFinite
 from partwhole.core.probe import Probe
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.core.watch import Quiet
@@ -172,6 +173,16 @@ def test_a_network_without_attention_or_map_is_told_and_the_rest_measured(people
     assert len(found["segmentation"]["arms"]["frozen"]) == 2
     found = measured(people, tmp_path, Wrapped(torch.nn.Linear(32, 4), 4), replace(options, what=("jaccard",)))
     assert len(found["notes"]) == 1
+
+
+def test_a_training_that_breaks_is_told_and_the_rest_measured(people, tmp_path, monkeypatch):
+    def breaks(*given, **options):
+        raise NonFinite("step 3: the loss is nan")
+
+    monkeypatch.setattr("partwhole.vision.transfer.segmentation", breaks)
+    found = measured(people, tmp_path)
+    assert found["notes"] == ["segmentation was not measured: step 3: the loss is nan"]
+    assert {"jaccard", "detection"} <= found.keys()
 
 
 def test_patches_that_do_not_divide_the_size(people, tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor
 from partwhole.core import files
 from partwhole.core.checkpoint import load_encoder
 from partwhole.core.encoder import Encoder, device_of, fresh
+from partwhole.core.fit import NonFinite
 from partwhole.core.probe import Classes, fingerprint
 from partwhole.core.watch import Steps, Watch
 from partwhole.vision.annotated import BACKGROUND, Annotated, Halves, Parts, layout, parts
@@ -166,7 +167,7 @@ def transfer(
             samples = _both(pair) if kind == "jaccard" and found.whole else pair.test
             old = results.pop(kind, {})
             put(measure(encoder, pair, samples, options, folder / "transfer", watch, put, old))
-        except ValueError as error:
+        except (ValueError, NonFinite) as error:  # one measurement of several
             results["notes"].append(f"{kind} was not measured: {error}")
             watch.say(results["notes"][-1])
     keep(results)
