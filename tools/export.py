@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.to == "timm":
         if options.out.is_dir():
             raise recipes.Usage(f"{options.out} is a folder: timm's layout is one file, such as encoder.safetensors")
-        line = export_timm(encoder, options.out)
+        line = export_timm(encoder, options.out, size=getattr(recipe, "size", None))
     else:
         if options.out.is_file():
             raise recipes.Usage(f"{options.out} is a file: the hub's layout is a folder")

@@ -1,5 +1,6 @@
 """Few labels: how they are drawn, how features are read with them, and how that is shown."""
 
+import math
 import re
 
 import pytest
@@ -91,7 +92,7 @@ def test_every_arm_is_one_line_with_its_spread():
     assert "Ours, linear layer by SGD" in probe_report.low_shot(result, "Ours")
 
 
-@pytest.mark.parametrize("k", [0, -1, 2.5, 0.0])
+@pytest.mark.parametrize("k", [0, -1, 2.5, 0.0, math.inf, math.nan])
 def test_a_number_of_labels_that_is_none_is_refused(k):
     with pytest.raises(ValueError, match=r"shots: labels of each class are a whole number, or a share below 1; got"):
         Probe(shots=(k,))

@@ -305,6 +305,9 @@ def test_a_heat_map_says_every_number_and_is_the_stronger_the_greater_it_is():
     assert strength[3] == 0
     left = [float(c[0]) for c in cells[:3]]
     assert left[2] - left[1] > left[1] - left[0] > float(cells[0][2])  # the last stands apart, none overlap
+    down = [float(c[1]) for c in cells]
+    assert down[0] == down[1] == down[2]
+    assert down[3] == down[4] == down[5] > down[0] + 30
     assert "first by second" in html
 
 

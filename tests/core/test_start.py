@@ -42,6 +42,16 @@ def test_what_is_incidental_may_differ(folder):
     assert start(encoder(drop_path=0.3), folder).drop_path == 0
 
 
+def test_arguments_that_came_after_the_run_are_as_usual(folder):
+    about = json.loads((folder / "encoder.json").read_text())
+    del about["encoder"]["arguments"]["cls"], about["encoder"]["arguments"]["rope"]
+    (folder / "encoder.json").write_text(json.dumps(about))
+    wanted = encoder(seed=1).state_dict()
+    assert all(torch.equal(v, wanted[k]) for k, v in start(encoder(), folder).state_dict().items())
+    with pytest.raises(OtherEncoder, match="cls: False there, True now"):
+        start(encoder(cls=True), folder)
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [

@@ -116,7 +116,13 @@ def test_coco_has_its_own_halves(tmp_path):
     assert found.masks is None
     assert "train2017 and" in found.told
     assert found.boxes.test[0]["boxes"].tolist() == [[1, 1, 5, 5]]
-    (tmp_path / "annotations" / "instances_val2017.json").unlink()
+    val = tmp_path / "annotations" / "instances_val2017.json"
+    coco_file(val, ["a.png"], [{**box, "segmentation": [[1, 1, 5, 1, 5, 5]]}])
+    assert parts(tmp_path).masks is None  # those that learn have none
+    val.write_text(val.read_text().replace('"cat"', '"dog"'))
+    with pytest.raises(ValueError, match="have other categories"):
+        parts(tmp_path)
+    val.unlink()
     with pytest.raises(ValueError, match=r"has no instances_val"):
         parts(tmp_path)
 

@@ -93,6 +93,24 @@ def test_what_goes_out_to_timm_computes_the_same_and_comes_back_the_same(name, t
     assert torch.equal(again(x), back(x))
 
 
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+@torch.no_grad()
+def test_what_was_trained_on_at_another_size_goes_out_for_that(positions, tmp_path):
+    """As it is with ``--start``: the encoder is of the first run's size of images."""
+    import timm
+
+    encoder, x = vit(32, positions=positions), torch.randn(2, 3, 51, 51, generator=torch.Generator().manual_seed(1))
+    export_timm(encoder, tmp_path / "net.safetensors", size=51)
+    name, arguments = architecture(encoder, 51)
+    net = timm.create_model(name, num_classes=0, **arguments).eval()
+    net.load_state_dict(load_file(tmp_path / "net.safetensors"))
+    export_hub(encoder, tmp_path / "hub", size=51)
+    hub = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    for theirs in (net, hub):
+        alike(encoder(x), theirs.forward_features(x[..., :48, :48]), encoder)  # whole patches
+    assert tuple(hub.pretrained_cfg["input_size"]) == (3, 48, 48)
+
+
 def test_the_line_that_is_printed_runs(tmp_path):
     import safetensors.torch
     import timm

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from partwhole.core.checkpoint import load_encoder, save_encoder
+from partwhole.core.encoder import fresh
 from partwhole.core.fit import fit
 from partwhole.core.methods import FixMatch, PseudoLabel, Supervised
-from partwhole.core.probe import Probe
+from partwhole.core.probe import Probe, fingerprint
 from partwhole.core.watch import Quiet
+from partwhole.vision import rivals
 from partwhole.vision.backbone import Backbone
 from partwhole.vision.sources import Source
 from partwhole.vision.tasks import TASKS
@@ -124,6 +126,45 @@ def test_what_it_answers_is_compared_with_plain_training_on_the_same_labels(task
     assert f"{name}, what it answers" in page
     assert f"{right:.3f}  {name}, what it answers" in done["text"]
     assert (f"from the encoder of {start}" in page) == begins
+
+
+def rivals_of(recipe, watch=None, begun=None):
+    classes = recipe.classes()
+    return rivals.same_labels(
+        recipe, classes, recipe.learned(classes), device=torch.device("cpu"), watch=watch or Quiet(),
+        keep=lambda results: None, begun=begun,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_rivals_learn_from_the_same_labels_as_long_and_begin_alike(begins, folder, tmp_path, monkeypatch):
+    recipe = tiny("fixmatch", folder, tmp_path, labels_per_class=5, seed=3)
+    if begins:
+        save_encoder(fresh(recipe.encoder(), seed=9), tmp_path / "start")
+        recipe = replace(recipe, start=tmp_path / "start")
+    asked = {}
+
+    def fake(encoder, classes, **rest):
+        asked.update(rest, of=fingerprint(encoder))
+        return {}
+
+    monkeypatch.setattr(rivals, "probe", fake)
+    rivals_of(recipe)
+    torch.manual_seed(3)
+    assert asked["of"] == fingerprint(recipe.begun(recipe.encoder()))
+    assert asked["supports"] == {"5": [recipe.learned(recipe.classes())]}
+    how = asked["options"]
+    assert (how.steps, how.lr, how.batch, how.seed) == (recipe.fit.steps, recipe.fit.lr, recipe.batch, 3)
+    rivals_of(replace(recipe, measure=Probe(shots=(2,), readouts=("sgd",))))
+    assert asked["options"] == how  # other measurements do not train them anew
+
+
+def test_what_a_run_began_with_may_be_gone_when_it_is_evaluated_again(folder, tmp_path):
+    recipe, heard = tiny("supervised", folder, tmp_path, labels_per_class=1, start=tmp_path / "gone"), Heard()
+    assert rivals_of(recipe, heard) is None
+    assert "plain training on the same labels is left out: no encoder in" in heard.said[0]
+    assert rivals_of(recipe, heard, {"arms": {}}) == {"arms": {}}
+    assert "is as it was: no encoder in" in heard.said[1]
 
 
 def test_answers_are_those_of_averaged_weights_where_there_are_any():

@@ -65,6 +65,15 @@ def test_another_size_of_images_can_follow_where_the_network_takes_it(run):
     assert load_encoder("second").embed.size == 16  # positions are laid over the same extent
 
 
+def test_torchrun_leaves_start_to_the_tool_as_its_help_says():
+    from torch.distributed.run import parse_args
+
+    text = (Path(__file__).parents[2] / "tools" / "run.py").read_text()
+    [line] = [line for line in text.splitlines() if line.strip().startswith("torchrun")]
+    words = line.partition("...")[0].split()[1:]
+    assert parse_args([*words, "--start", "runs/simclr"]).training_script_args == ["--start", "runs/simclr"]
+
+
 def test_what_training_cannot_start_from_is_told_before_it_begins(run, capsys):
     assert run("simclr", "first") == 0
     Path("empty").mkdir()

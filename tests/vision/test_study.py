@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from partwhole.core.checkpoint import load_encoder, save_encoder
-from partwhole.core.encoder import Encoder
+from partwhole.core.encoder import Encoder, fresh
 from partwhole.core.fit import Fit, NonFinite, fit
 from partwhole.core.probe import Probe
 from partwhole.core.report import decimal
 from partwhole.core.watch import Quiet
 from partwhole.vision import study
+from partwhole.vision.exchange import export_timm
 from partwhole.vision.network import Network
 from partwhole.vision.sources import Source
 from partwhole.vision.study import Augmentations
@@ -190,6 +191,54 @@ def test_a_training_that_breaks_is_one_missing_cell(recipe, encoder, tmp_path, m
     kept = [cells(tmp_path)[name]["linear"][0] for name in ("crop", "crop+blur")]
     assert row[4] == f"{sum(kept) / 2:.3f}"
     assert "crop, noise: \N{EN DASH}" in done["report"].read_text()
+
+
+def test_cells_begin_with_given_weights_and_are_of_them_alone(recipe, encoder, tmp_path, monkeypatch):
+    starts: list[dict] = []
+    recipe = replace(recipe, operators=("crop", "blur"))
+
+    def fake(run, *rest, **options):
+        starts.append({name: x.clone() for name, x in run.method.encoder.state_dict().items()})
+        return run.method
+
+    monkeypatch.setattr(study, "fit", fake)
+    export_timm(encoder, tmp_path / "weights.safetensors")
+    save_encoder(encoder, tmp_path / "start")
+    given = replace(recipe, network=replace(recipe.network, weights=tmp_path / "weights.safetensors"))
+    others = [given, replace(recipe, start=tmp_path / "start", fit=replace(recipe.fit, seed=5))]
+    for mine in (recipe, *others):
+        starts.clear()
+        mine.finish(encoder, tmp_path, Quiet())
+        assert len(starts) == 3  # those of the one before do not count
+        expected = mine.begun(mine.encoder()).state_dict() if mine is not recipe else starts[0]
+        assert all(torch.equal(start[name], expected[name]) for start in starts for name in expected)
+    starts.clear()
+    others[1].finish(encoder, tmp_path, Quiet())
+    save_encoder(fresh(encoder, seed=3), tmp_path / "start")
+    assert starts == []
+    others[1].finish(encoder, tmp_path, Quiet())
+    assert len(starts) == 3
+    kept = (tmp_path / "evaluation.json").read_text()
+    (tmp_path / "start" / "encoder.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"safetensors \(--start\) is there no more: each cell begins with it"):
+        others[1].finish(encoder, tmp_path, Quiet())
+    assert (tmp_path / "evaluation.json").read_text() == kept
+
+
+@pytest.mark.parametrize("readouts", [("knn",), ("sgd",)])
+def test_cells_are_read_alike_however_the_whole_policy_is(readouts, recipe, encoder, tmp_path):
+    small = replace(recipe, operators=("blur",), measure=replace(recipe.measure, readouts=readouts))
+    page = small.finish(encoder, tmp_path, Quiet())["report"].read_text()
+    assert cells(tmp_path)["blur"].keys() == {"linear", "knn"}
+    assert ("random network, nearest neighbours" in page) == (readouts == ("knn",))
+
+
+def test_what_a_study_does_not_measure_is_told(recipe, tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    heard = Heard()
+    replace(recipe, annotated=tmp_path).build(watch=heard)
+    assert "careful: --annotated changes nothing: Augmentations measures by labels alone" in heard.said
 
 
 @pytest.mark.parametrize(

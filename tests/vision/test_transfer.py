@@ -11,6 +11,7 @@ from PIL import Image
 
 from partwhole.core.checkpoint import load_encoder, save_encoder
 from partwhole.core.encoder import Wrapped
+from partwhole.core.fit import NonFinite
 from partwhole.core.probe import Probe
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.core.watch import Quiet
@@ -88,6 +89,8 @@ def test_everything_is_measured_kept_and_pictured(people, tmp_path):
     }  # fmt: skip
     assert found["detection"]["arms"]["frozen"].keys() == {"VOC07 AP50", "COCO AP"}
     assert found["notes"] == []
+    drawn = np.asarray(Image.open(tmp_path / "transfer" / "detection-truth.png").convert("RGB")).astype(int)
+    assert ((drawn[..., 0] == 255) & (drawn[..., 1] < 60)).sum() > 700  # lines as long as boxes are
     assert {p.name for p in (tmp_path / "transfer").iterdir()} == {
         "jaccard.png", "segmentation-truth.png", "segmentation-commonest.png", "segmentation-random.png",
         "segmentation-frozen.png", "detection-truth.png", "detection-frozen.png",
@@ -134,6 +137,19 @@ def test_what_is_not_asked_again_stays(people, tmp_path):
     assert "detection" not in second
 
 
+def test_of_other_images_or_options_nothing_stays(people, tmp_path):
+    options = replace(SMALL, what=("jaccard",))
+    planted = json.loads(json.dumps(measured(people, tmp_path, options=options)))
+    planted["jaccard"]["rows"]["encoder"]["mean of heads"] = planted["segmentation"] = "planted"
+    same = measured(people, tmp_path, options=options, begun=planted)
+    assert same["jaccard"]["rows"]["encoder"]["mean of heads"] == same["segmentation"] == "planted"
+    heavier = replace(options, jaccard=replace(options.jaccard, mass=0.5))
+    other = measured(people, tmp_path, options=heavier, begun=planted)
+    assert other["jaccard"]["rows"]["encoder"]["mean of heads"] != "planted" == other["segmentation"]
+    others = {**planted, "set": {**planted["set"], "name": "others"}}
+    assert "segmentation" not in measured(people, tmp_path, options=options, begun=others)
+
+
 def test_networks_beside_have_rows_and_those_without_attention_are_told(people, tmp_path):
     save_encoder(vit(1), tmp_path / "supervised")
     save_encoder(Backbone("resnet10t", size=32), tmp_path / "cnn")
@@ -157,6 +173,16 @@ def test_a_network_without_attention_or_map_is_told_and_the_rest_measured(people
     assert len(found["segmentation"]["arms"]["frozen"]) == 2
     found = measured(people, tmp_path, Wrapped(torch.nn.Linear(32, 4), 4), replace(options, what=("jaccard",)))
     assert len(found["notes"]) == 1
+
+
+def test_a_training_that_breaks_is_told_and_the_rest_measured(people, tmp_path, monkeypatch):
+    def breaks(*given, **options):
+        raise NonFinite("step 3: the loss is nan")
+
+    monkeypatch.setattr("partwhole.vision.transfer.segmentation", breaks)
+    found = measured(people, tmp_path)
+    assert found["notes"] == ["segmentation was not measured: step 3: the loss is nan"]
+    assert {"jaccard", "detection"} <= found.keys()
 
 
 def test_patches_that_do_not_divide_the_size(people, tmp_path):
@@ -223,6 +249,15 @@ def test_a_run_reports_it_and_keeps_it_when_it_is_not_asked_again(people, tmp_pa
     done = unlabelled.finish(load_encoder(tmp_path), tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text())["transfer"] == before
     assert "COCO AP" in done["report"].read_text()
+    unlabelled.finish(vit(3), tmp_path)
+    assert "transfer" not in json.loads((tmp_path / "evaluation.json").read_text())  # it was of other weights
+
+
+def test_what_cannot_be_measured_on_is_told_before_anything_is_measured(tmp_path):
+    mine, heard = recipe(tmp_path / "cache", annotated=tmp_path), Heard()
+    with pytest.raises(ValueError, match="no set of annotated images"):
+        mine.finish(mine.encoder(), tmp_path, heard)
+    assert not (tmp_path / "evaluation.json").exists()
 
 
 def test_the_masks_of_generated_scenes_serve_where_all_is_generated(tmp_path):
@@ -245,6 +280,10 @@ def test_a_wrong_place_is_told_before_training(people, tmp_path):
         replace(recipe(tmp_path / "cache", annotated=people), transfer=lost).build(watch=Quiet())
     with pytest.raises(ValueError, match="share of the images"):
         Transfer(test=1.0)
+    with pytest.raises(ValueError, match="draws must be at least 1, and is 0"):
+        Attention(draws=0)
+    with pytest.raises(ValueError, match="share of the attention"):
+        Attention(mass=0.0)
 
 
 # ------------------------------------------------------------------ pictures

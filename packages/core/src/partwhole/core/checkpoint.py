@@ -3,6 +3,7 @@
 Nothing of a user's is unpickled: tensors come back through ``weights_only`` or safetensors, the rest is JSON.
 """
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -242,10 +243,15 @@ def start(encoder: Encoder, folder: str | Path) -> Encoder:
 
 
 def _decisive(described: dict[str, Any], module: Any) -> dict[str, Any]:
-    """A description without what is incidental to encoders and embeddings such as ``module``."""
+    """A description without what is incidental to encoders and embeddings such as ``module``.
+
+    What it lacks it was written before: those arguments are as usual.
+    """
     if described["class"] != describe(module)["class"]:
         return described
-    kept = {k: v for k, v in described["arguments"].items() if k not in module.incidental}
+    known = inspect.signature(type(module)).parameters.items()
+    usual = json.loads(json.dumps({k: p.default for k, p in known if p.default is not p.empty}, default=str))
+    kept = {k: v for k, v in {**usual, **described["arguments"]}.items() if k not in module.incidental}
     nested = {k: _decisive(v, getattr(module, k)) for k, v in kept.items() if _nests(v, getattr(module, k, None))}
     return {**described, "arguments": kept | nested}
 

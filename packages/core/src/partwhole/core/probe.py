@@ -106,7 +106,7 @@ class Classes:
 
 def check_count(k: int | float, name: str) -> None:
     """ValueError where k is neither a number of labels nor a share of them."""
-    if k <= 0 or (k > 1 and k != int(k)):
+    if not (0 < k <= 1 or (k > 1 and float(k).is_integer())):
         raise ValueError(f"{name}: labels of each class are a whole number, or a share below 1; got {k}")
 
 

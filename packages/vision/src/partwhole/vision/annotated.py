@@ -280,6 +280,8 @@ def parts(root: str | Path, *, test: float = 0.3, seed: int = 0, watch: Watch | 
             raise ValueError(f"{files[0][0]} has no instances_val*.json beside it to measure on")
         named = [one[0] for one in files]
         pair = Halves(*(coco(f, root / f.stem.removeprefix("instances_"), watch=watch) for f in named))
+        if pair.train.classes != pair.test.classes:
+            raise ValueError(f"{named[0]} and {named[1]} have other categories: give both the same list of them")
         return Parts(kind, _with("mask", pair), pair, f"its own parts, {named[0].stem} and {named[1].stem}")
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
     count = max(1, round(test * len(found)))
@@ -308,8 +310,7 @@ def _parts_of_voc(root: Path, watch: Watch | None) -> Parts:
 
 
 def _with(key: str, halves: Halves) -> Halves | None:
-    some = halves.test if len(halves.test) else halves.train
-    return halves if key in some[0] else None
+    return halves if all(key in half[0] for half in halves if len(half)) else None
 
 
 # ------------------------------------------------------------------ inside

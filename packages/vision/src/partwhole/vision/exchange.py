@@ -37,9 +37,10 @@ class Unlike(ValueError):
 # ------------------------------------------------------------------ out
 
 
-def architecture(encoder: Encoder) -> tuple[str, dict[str, Any]]:
+def architecture(encoder: Encoder, size: int | None = None) -> tuple[str, dict[str, Any]]:
     """(name, arguments) with which ``timm.create_model`` makes the encoder's network, but for its weights.
 
+    size: of the images for which positions of our transformer are written down; default: those it was made for.
     Unlike, with the reason, where timm has none that computes the same.
     """
     if isinstance(encoder, Backbone):
@@ -60,7 +61,7 @@ def architecture(encoder: Encoder) -> tuple[str, dict[str, Any]]:
         what = "causal attention" if encoder.causal else "positions by turning (rope)"
         raise Unlike(f"the transformer has {what}, which timm's VisionTransformer has not")
     return TRANSFORMER, {
-        "img_size": embed.side * embed.patch,
+        "img_size": _seen(embed, size),
         "patch_size": embed.patch,
         "in_chans": embed.channels,
         "embed_dim": encoder.dim,
@@ -76,25 +77,30 @@ def architecture(encoder: Encoder) -> tuple[str, dict[str, Any]]:
     }
 
 
-def to_timm(encoder: Encoder) -> Any:
+def _seen(embed: Patches, size: int | None) -> int:
+    """The pixels a side that whole patches of an image cover."""
+    return (embed.size if size is None else size) // embed.patch * embed.patch
+
+
+def to_timm(encoder: Encoder, size: int | None = None) -> Any:
     """The encoder's network as one of timm, without classifier, on the CPU, in eval mode; Unlike as ``architecture``.
 
-    ``net.forward_features(x)`` has what ``encoder(x)`` has. Positions of our transformer are equal at its own size of
-    images; at others timm interpolates them, where ours are computed.
+    ``net.forward_features(x)`` has what ``encoder(x)`` has. Positions of our transformer are equal for images of
+    ``size``; at others timm interpolates them, where ours are computed.
     """
     import timm
 
-    name, arguments = architecture(encoder)
+    name, arguments = architecture(encoder, size)
     net = timm.create_model(name, num_classes=0, **arguments)
-    state = encoder.net.state_dict() if isinstance(encoder, Backbone) else _of_transformer(encoder)
+    state = encoder.net.state_dict() if isinstance(encoder, Backbone) else _of_transformer(encoder, size)
     net.load_state_dict({k: v.detach().cpu() for k, v in state.items()})
     return net.eval()
 
 
-def _of_transformer(encoder: Any) -> dict[str, Tensor]:
+def _of_transformer(encoder: Any, size: int | None) -> dict[str, Tensor]:
     """Our transformer's weights by timm's names."""
     embed, dim = encoder.embed, encoder.dim
-    blank = torch.zeros(1, embed.channels, *[embed.side * embed.patch] * 2, device=embed.project.weight.device)
+    blank = torch.zeros(1, embed.channels, *[_seen(embed, size)] * 2, device=embed.project.weight.device)
     state = {"pos_embed": embed.position(blank).clone()}  # (1, N, D)
     if encoder.first is not None:
         first = encoder.first.view(1, -1, dim)
@@ -108,15 +114,16 @@ def _of_transformer(encoder: Any) -> dict[str, Tensor]:
     return state | {f"{k}.{w}": getattr(m, w) for k, m in modules.items() for w in ("weight", "bias")}
 
 
-def export_timm(encoder: Encoder, path: Path) -> str:
-    """Write timm's state dict, without classifier, as one file of safetensors; return the line of Python that loads it.
+def export_timm(encoder: Encoder, path: Path, *, size: int | None = None) -> str:
+    """Write timm's state dict, without classifier, as one file of safetensors, for images of ``size`` as in
+    ``architecture``; return the line of Python that loads it.
 
     What ``timm.create_model`` needs stands in the head of the file too ("architecture", "model_args").
     """
     from safetensors.torch import save
 
-    name, arguments = architecture(encoder)
-    state = {k: v.contiguous() for k, v in to_timm(encoder).state_dict().items()}
+    name, arguments = architecture(encoder, size)
+    state = {k: v.contiguous() for k, v in to_timm(encoder, size).state_dict().items()}
     data = save(state, metadata={"format": "pt", "architecture": name, "model_args": json.dumps(arguments)})
     files.write(path, lambda file: file.write(data))
     words = "".join(f", {k}={v!r}" for k, v in arguments.items())
@@ -128,9 +135,10 @@ def export_hub(encoder: Encoder, folder: Path, *, size: int) -> str:
     pixels normalised as ours; return the line of Python that loads it."""
     from timm.models import save_for_hf
 
-    net = to_timm(encoder)
+    net = to_timm(encoder, size)
     net.pretrained_cfg = {k: v for k, v in net.pretrained_cfg.items() if k in OF_THE_NETWORK}
-    seen = {"input_size": (3, size, size), "mean": MEAN, "std": STD, "crop_pct": 1.0}
+    whole = size if isinstance(encoder, Backbone) else architecture(encoder, size)[1]["img_size"]  # timm takes no rest
+    seen = {"input_size": (3, whole, whole), "mean": MEAN, "std": STD, "crop_pct": 1.0}
     with files.writing(folder / "model.safetensors"):
         save_for_hf(net, str(folder), safe_serialization=True, data_config=seen)
     return f'timm.create_model("{LOCAL}{folder}", pretrained=True)'

@@ -29,6 +29,7 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     """
     name = type(recipe).__name__
     images, classes = recipe.prepare(), recipe.classes(watch)
+    given = transfer.annotated(recipe, classes, watch)  # first, for what is not there is told at once
     halves: list[Any] = [] if classes is None else [classes.train, classes.test]
     problems = list(dict.fromkeys(one for part in (images, *halves) for one in part.problems))
     begun = read_json(folder / "evaluation.json")
@@ -67,11 +68,12 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         plainly = same_labels(
             recipe, classes, told, device=device, watch=watch, keep=keep, begun=begun.get("same_labels")
         )
-        keep(plainly)
-        against = compared(plainly, own.numbers["accuracy"], name)
+        if plainly is not None:
+            keep(plainly)
+            against = compared(plainly, own.numbers["accuracy"], name)
         text += "".join(f"\n  {value:.3f}  {what}" for what, value in against)
 
-    if (given := transfer.annotated(recipe, classes, watch)) is not None:
+    if given is not None:
         where, found, options = given
         keep = partial(put, "transfer")
         transfer.transfer(encoder, found, options, folder, name=where, watch=watch, keep=keep, begun=old)

@@ -27,21 +27,27 @@ def same_labels(
     watch: Watch,
     keep: Callable[[dict[str, Any]], None],
     begun: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+) -> Mapping[str, Any] | None:
     """As ``probe``, of the encoder that the recipe's training began with, with the labels that it learned from.
 
     What is trained takes as many steps, of as many labelled images, at the same rate as the recipe's own training.
+    Where the weights that it began with are there no more, it is what ``begun`` brings.
     """
+    torch.manual_seed(recipe.fit.seed)
+    try:
+        began = recipe.begun(recipe.encoder())
+    except (ValueError, OSError) as error:
+        watch.say(f"plain training on the same labels is {'as it was' if begun else 'left out'}: {error}")
+        return begun
     fit, plain = recipe.fit, getattr(recipe, "sees", None) == "labels"  # plain training is no rival of itself
     arms: tuple[Arm, ...] = ("random",) if recipe.start is None else ("scratch", "frozen")
     if not plain:
         arms = (*arms, "scratch" if recipe.start is None else "finetune")
     same = {"steps": fit.steps, "lr": fit.lr, "batch": recipe.batch, "seed": fit.seed}
-    options = replace(recipe.measure, arms=arms, readouts=("ridge",), draws=1, **same)
+    options = replace(recipe.measure, arms=arms, readouts=("ridge",), shots=(), draws=1, **same)
     k = getattr(recipe, "labels_per_class", None)
-    torch.manual_seed(fit.seed)
     return probe(
-        recipe.begun(recipe.encoder()).to(device),
+        began.to(device),
         classes,
         plain=recipe.plain(),
         look=policies.weak(recipe.size),

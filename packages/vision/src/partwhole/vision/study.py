@@ -21,6 +21,7 @@ import torch
 
 from partwhole.core import catalog, files, probe_report
 from partwhole.core.charts import heat_map
+from partwhole.core.checkpoint import differences
 from partwhole.core.data import View
 from partwhole.core.doctor import Collapsed
 from partwhole.core.encoder import Encoder, device_of
@@ -30,7 +31,7 @@ from partwhole.core.report import Page, Spread, decimal
 from partwhole.core.run_page import read_json, run_page
 from partwhole.core.sees import SeesViews
 from partwhole.core.watch import Quiet, Watch
-from partwhole.vision import policies, show
+from partwhole.vision import care, policies, show
 from partwhole.vision.images import Images
 from partwhole.vision.operators import OPERATORS, Operated, applied, check, pair
 from partwhole.vision.recipe import ImageRecipe
@@ -151,7 +152,7 @@ class _Study:
         train, test = ([plain(half[i]) for i in range(len(half))] for half in (classes.train, classes.test))
         self.classes = replace(classes, train=train, test=test)
         self.results: dict[str, Any] = {"of": decisive(recipe, encoder, images, classes), "cells": {}}
-        if begun.get("of") == self.results["of"]:
+        if begun and not differences(begun.get("of"), self.results["of"]):
             self.results["cells"] = begun["cells"]
         elif begun:
             watch.say("the cells in evaluation.json were trained or measured otherwise: all are trained anew")
@@ -186,16 +187,17 @@ class _Study:
         how = replace(self.recipe.fit, seed=self.recipe.fit.seed + draw, device=str(self.device), shard=False)
         recipe = replace(self.recipe, fit=how)
         torch.manual_seed(how.seed)
-        method = recipe.method(recipe.encoder(), recipe.given(self.images, self.classes))
+        method = recipe.method(recipe.begun(recipe.encoder()), recipe.given(self.images, self.classes))
+        run = Run(method=method, stream=recipe.streamed(self.images, view), faster=care.faster(recipe, self.images))
         try:
-            fit(Run(method=method, stream=recipe.streamed(self.images, view)), how, watch=watch)
+            fit(run, how, watch=watch)
         except (Collapsed, NonFinite) as error:  # one cell of many
             watch.say(f"given up: {error}")
             return dict.fromkeys(READOUTS)
         return self.worth(method.encoder)
 
     def worth(self, encoder: Encoder) -> dict[str, float | None]:
-        alone = replace(self.recipe.measure, arms=("frozen",), shots=(), draws=1)
+        alone = replace(self.recipe.measure, arms=("frozen",), shots=(), draws=1, readouts=("knn", "ridge"))
         arms = probe(encoder, self.classes, plain=as_it_is, look=as_it_is, options=alone)["arms"]
         return {readout: arms[f"frozen {readout}"][ALL][0] for readout in READOUTS}
 
@@ -209,9 +211,13 @@ def decisive(recipe: Augmentations, encoder: Encoder, images: Images, classes: C
     """What decides the numbers of a cell."""
     kept = {name: getattr(recipe, name) for name in ("size", "batch", "policy", "temperature")}
     halves = [[half.key, len(half)] for half in (images, classes.train, classes.test)]  # type: ignore[attr-defined]
+    origins = recipe.origins()
+    if lost := [f"{path} (--{name})" for name, path in origins.items() if not path.exists()]:
+        raise FileNotFoundError(f"{', '.join(lost)} is there no more: each cell begins with it. Put it back")
     about = {
         **kept,
-        "network": asdict(recipe.network),
+        "network": {k: v for k, v in asdict(recipe.network).items() if k != "weights"},
+        "contents": {name: files.digest(path) for name, path in origins.items()} or None,
         "fit": recipe.fit.identity(),
         "neighbours": recipe.measure.neighbours,
         "images": halves,
@@ -310,8 +316,8 @@ def ranking(recipe: Augmentations, cells: Cells, probed: Mapping[str, Any]) -> l
     told[recipe.policy] = f"all of {recipe.policy}"
     linear, near = ([Spread.of(values(recipe, cells, name, readout)) for name in told] for readout in READOUTS)
     found = list(zip(told.values(), linear, near, strict=True))
-    if "random" in recipe.measure.arms:
-        random = [Spread.of(probed["arms"][f"random {readout}"][ALL]) for readout in READOUTS]
+    random = [Spread.of(probed["arms"].get(f"random {readout}", {}).get(ALL, ())) for readout in READOUTS]
+    if any(one.count for one in random):
         found.append(("random network", random[0], random[1]))
     return sorted(found, key=lambda row: -row[1].mean if row[1].count else 1.0)
 

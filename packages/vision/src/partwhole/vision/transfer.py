@@ -14,6 +14,7 @@ from torch import Tensor
 from partwhole.core import files
 from partwhole.core.checkpoint import load_encoder
 from partwhole.core.encoder import Encoder, device_of, fresh
+from partwhole.core.fit import NonFinite
 from partwhole.core.probe import Classes, fingerprint
 from partwhole.core.watch import Steps, Watch
 from partwhole.vision.annotated import BACKGROUND, Annotated, Halves, Parts, layout, parts
@@ -44,6 +45,13 @@ class Attention:
     """Share of the attention that a mask holds."""
     draws: int = 3
     """Random networks."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}")
+        if not 0 < self.mass <= 1:
+            raise ValueError(f"mass is a share of the attention, above 0 and at most 1, and is {self.mass}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +167,7 @@ def transfer(
             samples = _both(pair) if kind == "jaccard" and found.whole else pair.test
             old = results.pop(kind, {})
             put(measure(encoder, pair, samples, options, folder / "transfer", watch, put, old))
-        except ValueError as error:
+        except (ValueError, NonFinite) as error:  # one measurement of several
             results["notes"].append(f"{kind} was not measured: {error}")
             watch.say(results["notes"][-1])
     keep(results)

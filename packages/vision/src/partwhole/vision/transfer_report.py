@@ -84,8 +84,9 @@ def section(page: Page, results: Mapping[str, Any], folder: Path, method: str) -
         page.table(header, rows, best="column")
         page.text(ABOUT[kind].format(mass=results["jaccard"]["options"]["mass"] if kind == "jaccard" else 0))
         if kind == "jaccard":
-            if (path := folder / "transfer" / "jaccard.png").exists():
-                page.picture(path.read_bytes(), results[kind]["shown"])
+            path, shown = folder / "transfer" / "jaccard.png", results[kind]["shown"]
+            if shown and path.exists():
+                page.picture(path.read_bytes(), shown)
         else:
             _columns(page, folder / "transfer", kind, results[kind]["arms"], method)
         if kind == "segmentation":
