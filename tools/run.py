@@ -1,7 +1,7 @@
 """Train a recipe, evaluate what came out, and say where everything is.
 
     python tools/run.py --modality shape3d --task acd [--recipe best] [--data folder ...] [--fit.lr 3e-4] ...
-    torchrun --nproc-per-node 4 -- tools/run.py ...       (without the -- torchrun takes --start for one of its own)
+    torchrun --nproc-per-node 4 tools/run.py ...
 
 The same command again goes on where it stopped. A run's folder holds run.json, metrics.jsonl, last.pt, the encoder
 (encoder.safetensors, encoder.json) and what the recipe's evaluation writes.

@@ -99,11 +99,11 @@ def test_every_recipe_can_start_from_a_run_and_knows_its_files(folder):
     mine = encoder()
     assert Recipe().begun(mine) is mine
     assert Recipe().origins() == {}
-    recipe = Recipe(start=folder)
+    recipe = Recipe(init=folder)
     got, wanted = recipe.begun(mine).state_dict(), encoder(seed=1).state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in got.items())
     [(name, path)] = recipe.origins().items()
-    assert (name, path) == ("start", folder / "encoder.safetensors")
+    assert (name, path) == ("init", folder / "encoder.safetensors")
     first = digest(path)
     save_encoder(encoder(seed=1), folder)  # the same again
     assert digest(path) == first

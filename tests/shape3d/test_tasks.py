@@ -110,12 +110,12 @@ def test_training_begins_with_the_encoder_of_another_run(first, then, network, c
     )
     torch.manual_seed(1)
     save_encoder(left.encoder(), tmp_path)
-    begun = replace(other, start=tmp_path).build(watch=Quiet()).method.encoder
+    begun = replace(other, init=tmp_path).build(watch=Quiet()).method.encoder
     inside = begun.encoder if first == "mae" else begun
     there = load_encoder(tmp_path).state_dict()
     assert inside.state_dict().keys() == there.keys()
     assert all(torch.equal(v, there[k]) for k, v in inside.state_dict().items())
-    small = replace(other, network=replace(other.network, name="dgcnn"), start=tmp_path)
+    small = replace(other, network=replace(other.network, name="dgcnn"), init=tmp_path)
     with pytest.raises(OtherEncoder, match=r"holds another encoder.* there, .*DGCNN now"):
         small.build(watch=Quiet())
 

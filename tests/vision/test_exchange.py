@@ -96,7 +96,7 @@ def test_what_goes_out_to_timm_computes_the_same_and_comes_back_the_same(name, t
 @pytest.mark.parametrize("positions", ["sincos", "learned"])
 @torch.no_grad()
 def test_what_was_trained_on_at_another_size_goes_out_for_that(positions, tmp_path):
-    """As it is with ``--start``: the encoder is of the first run's size of images."""
+    """As it is with ``--init``: the encoder is of the first run's size of images."""
     import timm
 
     encoder, x = vit(32, positions=positions), torch.randn(2, 3, 51, 51, generator=torch.Generator().manual_seed(1))
@@ -152,7 +152,7 @@ class Evil:
             r"not fit resnet10t \(width 0\.5, stem usual\): of another shape: .* 8 x 64 x 3 x 3 there",
         ),
         ("few.safetensors", r"missing: conv1\.0\.weight, .* and \d+ more; unknown: strange\. Name the network"),
-        ("ours/encoder.safetensors", r"is an encoder of partwhole: give --start .*ours instead"),
+        ("ours/encoder.safetensors", r"is an encoder of partwhole: give --init .*ours instead"),
         ("cut.safetensors", r"cut\.safetensors \(100 bytes\) cannot be read as weights"),
         ("evil.pth", r"evil\.pth .*hold more than tensors, which would run code"),
         ("nothing.pth", r"no weights at .*nothing\.pth: no such file"),
@@ -194,7 +194,7 @@ def test_a_folder_that_is_no_model_of_timm_is_told(tmp_path):
     (folder / "config.json").write_text(json.dumps({"architecture": "resnet10t"}))
     with pytest.raises(Unlike, match=r"has no weights: model\.safetensors or pytorch_model\.bin must lie in it"):
         network.build(32)
-    with pytest.raises(ValueError, match="for vit give --start"):
+    with pytest.raises(ValueError, match="for vit give --init"):
         Network(name="vit", weights=folder).build(32)
 
 

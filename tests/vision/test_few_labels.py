@@ -99,7 +99,7 @@ def test_what_it_answers_is_compared_with_plain_training_on_the_same_labels(task
     start = tmp_path / "start"
     if begins:
         save_encoder(tiny("simclr", folder, tmp_path).encoder(), start)
-    recipe, heard = tiny(task, folder, tmp_path, labels_per_class=5, start=start if begins else None), Heard()
+    recipe, heard = tiny(task, folder, tmp_path, labels_per_class=5, init=start if begins else None), Heard()
     out = tmp_path / "run"
     method = fit(recipe.build(out, watch=heard), recipe.fit, out, watch=heard).eval()
     assert f"learning from 13 labels, see {out / 'labelled.txt'}" in heard.said
@@ -141,7 +141,7 @@ def test_rivals_learn_from_the_same_labels_as_long_and_begin_alike(begins, folde
     recipe = tiny("fixmatch", folder, tmp_path, labels_per_class=5, seed=3)
     if begins:
         save_encoder(fresh(recipe.encoder(), seed=9), tmp_path / "start")
-        recipe = replace(recipe, start=tmp_path / "start")
+        recipe = replace(recipe, init=tmp_path / "start")
     asked = {}
 
     def fake(encoder, classes, **rest):
@@ -160,7 +160,7 @@ def test_rivals_learn_from_the_same_labels_as_long_and_begin_alike(begins, folde
 
 
 def test_what_a_run_began_with_may_be_gone_when_it_is_evaluated_again(folder, tmp_path):
-    recipe, heard = tiny("supervised", folder, tmp_path, labels_per_class=1, start=tmp_path / "gone"), Heard()
+    recipe, heard = tiny("supervised", folder, tmp_path, labels_per_class=1, init=tmp_path / "gone"), Heard()
     assert rivals_of(recipe, heard) is None
     assert "plain training on the same labels is left out: no encoder in" in heard.said[0]
     assert rivals_of(recipe, heard, {"arms": {}}) == {"arms": {}}

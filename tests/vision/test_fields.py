@@ -84,7 +84,7 @@ def test_every_field_changes_what_is_trained(task, folder, cache, tmp_path):
         value = OTHER.get(name, None)
         if name == "ratio":
             value = (0.4, 0.6) if isinstance(recipe.ratio, tuple) else 0.4
-        if name == "start":
+        if name == "init":
             checkpoint.save_encoder(fresh(recipe.encoder(), seed=9), value := tmp_path)
         assert value is not None, f"say another value of {name}"
         if alike(seen, replace(recipe, **{name: value})):

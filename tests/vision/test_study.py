@@ -205,7 +205,7 @@ def test_cells_begin_with_given_weights_and_are_of_them_alone(recipe, encoder, t
     export_timm(encoder, tmp_path / "weights.safetensors")
     save_encoder(encoder, tmp_path / "start")
     given = replace(recipe, network=replace(recipe.network, weights=tmp_path / "weights.safetensors"))
-    others = [given, replace(recipe, start=tmp_path / "start", fit=replace(recipe.fit, seed=5))]
+    others = [given, replace(recipe, init=tmp_path / "start", fit=replace(recipe.fit, seed=5))]
     for mine in (recipe, *others):
         starts.clear()
         mine.finish(encoder, tmp_path, Quiet())
@@ -220,7 +220,7 @@ def test_cells_begin_with_given_weights_and_are_of_them_alone(recipe, encoder, t
     assert len(starts) == 3
     kept = (tmp_path / "evaluation.json").read_text()
     (tmp_path / "start" / "encoder.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"safetensors \(--start\) is there no more: each cell begins with it"):
+    with pytest.raises(FileNotFoundError, match=r"safetensors \(--init\) is there no more: each cell begins with it"):
         others[1].finish(encoder, tmp_path, Quiet())
     assert (tmp_path / "evaluation.json").read_text() == kept
 

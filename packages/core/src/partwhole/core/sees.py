@@ -29,16 +29,16 @@ from partwhole.core.transformer import TransformerEncoder
 class Seeing(ABC):
     """What the recipes of a modality say of their views, and what all of them begin with."""
 
-    start: Path | None = None
+    init: Path | None = None
     """Folder of a finished run, whose encoder, of the same network, is trained on; default: fresh weights."""
 
     def begun(self, encoder: Encoder) -> Encoder:
-        """``encoder`` where training begins with fresh weights, else the one that ``start`` holds."""
-        return encoder if self.start is None else checkpoint.start(encoder, self.start)
+        """``encoder`` where training begins with fresh weights, else the one that ``init`` holds."""
+        return encoder if self.init is None else checkpoint.start(encoder, self.init)
 
     def origins(self) -> Mapping[str, Path]:
         """Files of weights that training begins from: their content is part of what a run is, as their path is."""
-        return {} if self.start is None else {"start": self.start / checkpoint.WEIGHTS}
+        return {} if self.init is None else {"init": self.init / checkpoint.WEIGHTS}
 
     @abstractmethod
     def look(self) -> View:

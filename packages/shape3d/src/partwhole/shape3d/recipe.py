@@ -57,11 +57,11 @@ class ShapeRecipe(Seeing, ABC):
         """As in Seeing; what a masked method left is taken into the encoder of points around it."""
         from partwhole.shape3d.transformer import PerPoint
 
-        if self.start is None or not isinstance(encoder, PerPoint):
+        if self.init is None or not isinstance(encoder, PerPoint):
             return super().begun(encoder)
-        if checkpoint.description(self.start)["class"] == describe(encoder)["class"]:
+        if checkpoint.description(self.init)["class"] == describe(encoder)["class"]:
             return super().begun(encoder)
-        encoder.encoder = checkpoint.start(encoder.encoder, self.start)  # type: ignore[assignment]
+        encoder.encoder = checkpoint.start(encoder.encoder, self.init)  # type: ignore[assignment]
         return encoder
 
     def per_point(self, encoder: Encoder) -> Encoder:

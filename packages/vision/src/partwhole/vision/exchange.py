@@ -199,7 +199,7 @@ def load_weights(encoder: Backbone, path: Path) -> None:
     """
     state, mine = read_weights(path), encoder.net.state_dict()
     if state and all(k.split(".")[0] in ("net", "trunk", "embed", "first") for k in state):
-        raise Unlike(f"{path} is an encoder of partwhole: give --start {path.parent} instead")
+        raise Unlike(f"{path} is an encoder of partwhole: give --init {path.parent} instead")
     known = getattr(sys.modules[type(encoder.net).__module__], "checkpoint_filter_fn", None)
     if known is not None:  # timm's own, for names of other authors and other sizes of images
         state = known(state, encoder.net)

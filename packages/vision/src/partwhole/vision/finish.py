@@ -111,7 +111,7 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     if told is not None:
         also = "" if getattr(recipe, "sees", None) == "labels" else f" and {len(images):,} images without"
         lead = f"{name} on {len(told):,} images with labels{also}"
-    lead += "." if recipe.start is None else f", from the encoder of {recipe.start}."
+    lead += "." if recipe.init is None else f", from the encoder of {recipe.init}."
     return {"text": text, "report": run_page(folder, f"{name} on images", lead, body)}
 
 

@@ -50,7 +50,7 @@ class Network:
         """For images of ``size`` by ``size`` pixels; with fresh weights, where none are given."""
         if self.name == "vit":
             if self.weights is not None:
-                raise ValueError("--network.weights are those of a model of timm: for vit give --start, a run's folder")
+                raise ValueError("--network.weights are those of a model of timm: for vit give --init, a run's folder")
             return self.transformer(size)
         from partwhole.vision.backbone import Backbone
         from partwhole.vision.exchange import LOCAL, described, load_weights

@@ -40,9 +40,9 @@ def same_labels(
         watch.say(f"plain training on the same labels is {'as it was' if begun else 'left out'}: {error}")
         return begun
     fit, plain = recipe.fit, getattr(recipe, "sees", None) == "labels"  # plain training is no rival of itself
-    arms: tuple[Arm, ...] = ("random",) if recipe.start is None else ("scratch", "frozen")
+    arms: tuple[Arm, ...] = ("random",) if recipe.init is None else ("scratch", "frozen")
     if not plain:
-        arms = (*arms, "scratch" if recipe.start is None else "finetune")
+        arms = (*arms, "scratch" if recipe.init is None else "finetune")
     same = {"steps": fit.steps, "lr": fit.lr, "batch": recipe.batch, "seed": fit.seed}
     options = replace(recipe.measure, arms=arms, readouts=("ridge",), shots=(), draws=1, **same)
     k = getattr(recipe, "labels_per_class", None)
