@@ -9,8 +9,9 @@ from torch import Tensor
 
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.vision.backbone import Backbone
-from partwhole.vision.detection import Detect, Detection, Found, Whole, coco_ap, detection, overlap, placed, voc07
+from partwhole.vision.detection import Detect, Detection, Whole, detection, placed
 from partwhole.vision.embed import Patches
+from partwhole.vision.precision import Found, coco_ap, overlap, voc07
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 
