@@ -15,7 +15,7 @@ from partwhole.core.transformer import TransformerEncoder
 from partwhole.core.watch import Quiet
 from partwhole.vision.annotated import coco, parts, pennfudan, voc
 from partwhole.vision.detection import Detect, Detection, Whole, detection, placed, placed_masks, returned
-from partwhole.vision.draw import stacked
+from partwhole.vision.draw import colour_of, stacked
 from partwhole.vision.embed import Patches
 from partwhole.vision.outlines import outline
 from partwhole.vision.precision import COCO_THRESHOLDS, Found, coco_ap, mask_overlap
@@ -322,7 +322,10 @@ def test_the_transfer_measures_and_draws_masks(people, tmp_path):
     assert list(found["detection"]["arms"]["frozen"]) == ["VOC07 AP50", "COCO AP", "COCO mask AP"]
     assert tables(found, "DINO")["detection"][0] == ["detection", "VOC07 AP50", "COCO AP", "COCO mask AP"]
     with Image.open(tmp_path / "run" / "transfer" / "detection-truth.png") as picture:
-        assert len(set(picture.convert("RGB").getdata())) > 3
+        seen = torch.from_numpy(np.array(picture.convert("RGB"))) / 255
+    for number in (1, 2):  # two objects of one class, each in a colour of its own
+        tint = 0.45 * torch.tensor([220, 30, 30]) / 255 + 0.55 * colour_of(number)
+        assert ((seen - tint).abs().amax(-1) < 0.06).sum() > 100, number
     told = transfer(
         vit(), parts(people), options, tmp_path / "run", name="people", watch=Quiet(),
         keep=lambda results: None, begun={},
