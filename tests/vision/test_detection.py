@@ -203,6 +203,23 @@ def test_padded_objects_change_nothing():
     assert all(p.grad is not None for p in method.encoder.trunk.blocks.parameters())
 
 
+@pytest.mark.parametrize(
+    ("encoder", "side"),
+    [
+        (TransformerEncoder(Patches(16, size=96, patch=12), dim=16, depth=1, heads=2), 8),
+        (Backbone("resnet10t", size=96), 3),
+        (Backbone("vit_tiny_patch16_224", size=96), 6),
+    ],
+)
+def test_boxes_are_looked_up_where_they_lie(encoder, side):
+    """Patches of 12 pixels too, which are no power of two: on a map of places, boxes lie apart as they do in pixels."""
+    pool = Detect(encoder, classes=2, size=96, hidden=16).net.roi_heads.box_roi_pool
+    places = (torch.arange(side) + 0.5) * 96 / side
+    boxes = torch.tensor([[20.0, 20, 52, 52], [30, 20, 62, 52]])
+    first, second = pool({"0": places.expand(1, 1, side, side)}, [boxes], [(96, 96)]).mean((1, 2, 3)).tolist()
+    assert second - first == pytest.approx(10, abs=1e-3)
+
+
 def test_frozen_means_no_gradient():
     method = Detect(Backbone("resnet10t", size=64), classes=2, size=64, hidden=16, frozen=True)
     before = {k: v.clone() for k, v in method.encoder.state_dict().items()}

@@ -269,9 +269,9 @@ def test_the_masks_of_padded_objects_change_nothing():
     method = Detect(vit(), classes=2, size=64, hidden=16, masks=True)
     look, sample = Whole(64, flip=0.0, masks=True), scene(0)
     seen = {k: v[None] for k, v in look(sample).items()}
-    padded = {k: torch.cat([v, torch.zeros_like(v)], 1) if k != "x" else v for k, v in seen.items()}
+    padded = {k: torch.cat([torch.zeros_like(v), v], 1) if k != "x" else v for k, v in seen.items()}
     values = []
-    for batch in (seen, {**padded, "valid": torch.tensor([[True, True, False, False]])}):
+    for batch in (seen, {**padded, "valid": torch.tensor([[False, False, True, True]])}):
         torch.manual_seed(1)
         values.append(method(batch))
     assert values[0]["loss"] == values[1]["loss"]
@@ -326,6 +326,7 @@ def test_the_transfer_measures_and_draws_masks(people, tmp_path):
     for number in (1, 2):  # two objects of one class, each in a colour of its own
         tint = 0.45 * torch.tensor([220, 30, 30]) / 255 + 0.55 * colour_of(number)
         assert ((seen - tint).abs().amax(-1) < 0.06).sum() > 100, number
+        assert ((seen - colour_of(number)).abs().amax(-1) < 0.06).sum() > 100, number  # its box
     told = transfer(
         vit(), parts(people), options, tmp_path / "run", name="people", watch=Quiet(),
         keep=lambda results: None, begun={},

@@ -4,6 +4,7 @@ Axes: B images, N objects or detections, S side of what the network sees. A box 
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from partwhole.core.fit import Fit, Run, fit
 from partwhole.core.method import Batch, Method
 from partwhole.core.probe import fingerprint
 from partwhole.core.watch import Quiet, Steps, Watch
-from partwhole.vision.maps import feature_map, resized, resting, step
+from partwhole.vision.maps import feature_map, patch, resized, resting, step
 from partwhole.vision.precision import Found, coco_ap, mask_overlap, voc07
 from partwhole.vision.views import MEAN, STD, Three
 
@@ -83,14 +84,14 @@ class Detect(Method):
         from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
         from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
         from torchvision.models.detection.rpn import AnchorGenerator
-        from torchvision.ops import MultiScaleRoIAlign
 
         self.frozen, self.masks = frozen, masks
         encoder.requires_grad_(not frozen)
         drawing: dict[str, Any] = {}
+        stride = patch(encoder) or 2 ** round(math.log2(step(encoder, size)))
         if masks:
             drawing = {
-                "mask_roi_pool": MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2),
+                "mask_roi_pool": _pool(14, stride),
                 "mask_head": MaskRCNNHeads(encoder.dim, (hidden,) * 4, 1),
                 "mask_predictor": MaskRCNNPredictor(hidden, hidden, classes),
             }
@@ -102,7 +103,7 @@ class Detect(Method):
             image_mean=[0.0] * 3,  # x is normalised already
             image_std=[1.0] * 3,
             rpn_anchor_generator=AnchorGenerator((tuple(size // n for n in (16, 8, 4, 2, 1)),), ((0.5, 1.0, 2.0),)),
-            box_roi_pool=MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=2),
+            box_roi_pool=_pool(7, stride),
             box_head=TwoMLPHead(encoder.dim * 49, hidden),
             box_predictor=FastRCNNPredictor(hidden, classes),
             **drawing,
@@ -136,6 +137,16 @@ class Detect(Method):
         if not self.masks:
             return found
         return [f._replace(masks=d["masks"][:, 0].cpu()) for f, d in zip(found, answers, strict=True)]
+
+
+def _pool(output: int, stride: float) -> Any:
+    """torchvision's, told how many pixels lie between two places: it takes them for a power of two, which 14 is not."""
+    from torchvision.ops import MultiScaleRoIAlign
+    from torchvision.ops.poolers import initLevelMapper
+
+    pool: Any = MultiScaleRoIAlign(["0"], output_size=output, sampling_ratio=2)
+    pool.scales, pool.map_levels = [1 / stride], initLevelMapper(0, 0)
+    return pool
 
 
 class _Map(nn.Module):
@@ -191,9 +202,8 @@ def placed_masks(masks: Tensor, size: int) -> Tensor:
     """Masks (N, H, W) bool where ``placed`` puts their image: (N, S, S) bool, true where half of a pixel is."""
     h, w = _sides(masks, size)
     out = torch.zeros(len(masks), size, size, dtype=torch.bool)
-    if len(masks):
-        small = F.interpolate(masks[:, None].float(), (h, w), mode="bilinear", antialias=True, align_corners=False)
-        out[:, :h, :w] = small[:, 0] >= 0.5
+    small = F.interpolate(masks[:, None].float(), (h, w), mode="bilinear", antialias=True, align_corners=False)
+    out[:, :h, :w] = small[:, 0] >= 0.5
     return out
 
 
