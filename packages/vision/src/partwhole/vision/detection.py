@@ -42,8 +42,10 @@ class Detection:
     """Longer side of an image as the network sees it, in pixels; the rest of the square is empty."""
     masks: bool = False
     """The detector draws the mask of each object too (Mask R-CNN), learned and measured on the masks of the set."""
+    pyramid: bool = False
+    """The detector sees maps from fine to coarse, made of the encoder's one (the simple feature pyramid of ViTDet)."""
     hidden: int = 256
-    """Width of the layers that name a box, and of those that draw a mask."""
+    """Width of the layers that name a box, of those that draw a mask, and of a pyramid's maps."""
     steps: int = 500
     """Steps of training."""
     lr: float = 3e-4
@@ -61,9 +63,10 @@ class Detection:
 
 class Detect(Method):
     """Faster R-CNN (Ren et al., 2015), or with ``masks`` Mask R-CNN (He et al., 2017), on the one map of an encoder, by
-    torchvision.
+    torchvision. ``pyramid``: on four maps that are made of it and learned with the detector.
 
-    Anchors are a 16th of the side to all of it, in three shapes. ``frozen``: the encoder is in eval mode, and gets no
+    Anchors are a 16th of the side to all of it, in three shapes; in a pyramid each belongs to a map.
+    ``frozen``: the encoder is in eval mode, and gets no
     gradient.
     batch: ``x`` (B, 3, S, S), ``boxes`` (B, N, 4) in its pixels, ``labels`` (B, N) from 1, with ``masks`` those too
     (B, N, S, S) bool, and ``valid`` (B, N), true where there is an object, needed where images have different numbers.
@@ -78,6 +81,7 @@ class Detect(Method):
         hidden: int = 256,
         frozen: bool = False,
         masks: bool = False,
+        pyramid: bool = False,
     ):
         super().__init__(encoder)
         from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -89,22 +93,28 @@ class Detect(Method):
         encoder.requires_grad_(not frozen)
         drawing: dict[str, Any] = {}
         stride = patch(encoder) or 2 ** round(math.log2(step(encoder, size)))
+        strides, sizes = [stride], [tuple(size // n for n in (16, 8, 4, 2, 1))]
+        seen: nn.Module = _Map(encoder, frozen)
+        if pyramid:
+            strides, sizes = [stride / 4, stride / 2, stride, stride * 2], [(n,) for n in sizes[0]]
+            seen = _Pyramid(seen, encoder.dim, hidden)
+        width = seen.out_channels
         if masks:
             drawing = {
-                "mask_roi_pool": _pool(14, stride),
-                "mask_head": MaskRCNNHeads(encoder.dim, (hidden,) * 4, 1),
+                "mask_roi_pool": _pool(14, strides),
+                "mask_head": MaskRCNNHeads(width, (hidden,) * 4, 1),
                 "mask_predictor": MaskRCNNPredictor(hidden, hidden, classes),
             }
         self.net = (MaskRCNN if masks else FasterRCNN)(
-            _Map(encoder, frozen),
+            seen,
             min_size=size,
             max_size=size,
             size_divisible=1,
             image_mean=[0.0] * 3,  # x is normalised already
             image_std=[1.0] * 3,
-            rpn_anchor_generator=AnchorGenerator((tuple(size // n for n in (16, 8, 4, 2, 1)),), ((0.5, 1.0, 2.0),)),
-            box_roi_pool=_pool(7, stride),
-            box_head=TwoMLPHead(encoder.dim * 49, hidden),
+            rpn_anchor_generator=AnchorGenerator(tuple(sizes), ((0.5, 1.0, 2.0),) * len(sizes)),
+            box_roi_pool=_pool(7, strides),
+            box_head=TwoMLPHead(width * 49, hidden),
             box_predictor=FastRCNNPredictor(hidden, classes),
             **drawing,
         )
@@ -139,13 +149,15 @@ class Detect(Method):
         return [f._replace(masks=d["masks"][:, 0].cpu()) for f, d in zip(found, answers, strict=True)]
 
 
-def _pool(output: int, stride: float) -> Any:
-    """torchvision's, told how many pixels lie between two places: it takes them for a power of two, which 14 is not."""
+def _pool(output: int, strides: Sequence[float]) -> Any:
+    """torchvision's, told how many pixels lie between two places: it takes them for powers of two, which 14 is not."""
     from torchvision.ops import MultiScaleRoIAlign
     from torchvision.ops.poolers import initLevelMapper
 
-    pool: Any = MultiScaleRoIAlign(["0"], output_size=output, sampling_ratio=2)
-    pool.scales, pool.map_levels = [1 / stride], initLevelMapper(0, 0)
+    pool: Any = MultiScaleRoIAlign([str(i) for i in range(len(strides))], output_size=output, sampling_ratio=2)
+    pool.scales = [1 / stride for stride in strides]
+    # of a box the finest map is looked at in which it is up to 28 places wide (Lin et al., 2017: 224 pixels at 16)
+    pool.map_levels = initLevelMapper(0, len(strides) - 1, canonical_scale=round(14 * strides[0]), canonical_level=0)
     return pool
 
 
@@ -159,6 +171,44 @@ class _Map(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return feature_map(self.encoder, x)
+
+
+class _Pyramid(nn.Module):
+    """Maps four times, twice, once and half as fine as the one (Li et al., 2022, ViTDet's simple feature pyramid); and
+    every second place of the last, for anchors alone.
+    """
+
+    def __init__(self, one: nn.Module, dim: int, width: int):
+        super().__init__()
+        from torchvision.models.convnext import LayerNorm2d
+
+        self.one, self.out_channels = one, width
+
+        def finer(inside: int, outside: int) -> nn.Module:
+            return nn.ConvTranspose2d(inside, outside, 2, stride=2)
+
+        half, quarter = max(1, dim // 2), max(1, dim // 4)
+        scales = (
+            (quarter, [finer(dim, half), LayerNorm2d(half), nn.GELU(), finer(half, quarter)]),
+            (half, [finer(dim, half)]),
+            (dim, []),
+            (dim, [nn.MaxPool2d(2, ceil_mode=True)]),
+        )
+        self.scales = nn.ModuleList(
+            nn.Sequential(
+                *scale,
+                nn.Conv2d(channels, width, 1, bias=False),
+                LayerNorm2d(width),
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                LayerNorm2d(width),
+            )
+            for channels, scale in scales
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        one = self.one(x)
+        maps = {str(i): scale(one) for i, scale in enumerate(self.scales)}
+        return {**maps, "coarsest": maps["3"][:, :, ::2, ::2]}
 
 
 @dataclass(frozen=True)
@@ -275,8 +325,9 @@ def detection(
                 start = settled(start, torch.stack([look_at(train[i])["x"] for i in range(min(16, len(train)))]))
             torch.manual_seed(seed)
             method = Detect(
-                start, classes=len(classes), size=size, hidden=options.hidden, frozen=frozen, masks=options.masks
-            ).to(device)
+                start, classes=len(classes), size=size, hidden=options.hidden, frozen=frozen,
+                masks=options.masks, pyramid=options.pyramid,
+            ).to(device)  # fmt: skip
             stream = Stream(train, look_at, batch=min(options.batch, len(train)), seed=seed)
             how = Fit(steps=options.steps, lr=options.lr, weight_decay=0.01, clip=10.0, seed=seed, device=str(device))
             fit(Run(method=method, stream=stream), how, watch=Steps(watch))
