@@ -297,8 +297,9 @@ def test_an_image_without_an_object_is_learned_from():
 
 def test_a_set_without_masks_is_told():
     sample = {k: v for k, v in scene(0).items() if k != "masks"}
-    with pytest.raises(ValueError, match="no masks of their own"):
-        detection(vit(), [sample], [sample], classes=["background", "box"], options=Detection(masks=True, size=64))
+    for train, test in ((sample, scene(0)), (scene(0), sample)):
+        with pytest.raises(ValueError, match="no masks of their own"):
+            detection(vit(), [train], [test], classes=["background", "box"], options=Detection(masks=True, size=64))
 
 
 @pytest.fixture

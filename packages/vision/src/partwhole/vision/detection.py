@@ -301,7 +301,7 @@ def detection(
     watch, device, pixels = watch or Quiet(), device_of(encoder), step(encoder, options.size)
     if not len(train) or not len(test):
         raise ValueError(f"{len(train)} images to learn from and {len(test)} to measure on: one of each is needed")
-    if options.masks and "masks" not in train[0]:
+    if options.masks and not ("masks" in train[0] and "masks" in test[0]):
         raise ValueError("its objects have boxes, and no masks of their own: measure boxes alone (no masks)")
     columns = ("VOC07 AP50", "COCO AP", *(("COCO mask AP",) if options.masks else ()))
     size = max(1, round(options.size / pixels)) * pixels
