@@ -270,9 +270,10 @@ def test_options_are_checked():
 
 
 @pytest.mark.slow
-def test_planted_boxes_are_found():
+@pytest.mark.parametrize("pyramid", [False, True])
+def test_planted_boxes_are_found(pyramid):
     train, test = [scene(i) for i in range(16)], [scene(100 + i) for i in range(6)]
-    options = Detection(arms=("finetune",), size=64, steps=120, lr=1e-3, batch=4, hidden=64)
+    options = Detection(arms=("finetune",), size=64, steps=120, lr=1e-3, batch=4, hidden=64, pyramid=pyramid)
     results = detection(vit(), train, test, classes=["background", "box"], options=options)
     (voc,), (coco,) = results["arms"]["finetune"].values()
     assert voc > 0.7, results
