@@ -136,9 +136,10 @@ def test_outlines_of_coco(tmp_path):
     runs = [0, 12, 12 * 15]  # the first column
     crowd = {"segmentation": {"counts": runs, "size": [12, 16]}, "bbox": [0, 0, 1, 12], "iscrowd": 1}
     coco_file(tmp_path / "annotations.json", ["a.png"], [square, {**crowd, "category_id": 5, "image_id": 0}])
-    found = coco(tmp_path / "annotations.json", tmp_path / "images")[0]
-    assert found["masks"][0, 3:9, 2:8].all()
-    assert found["masks"][0].sum() == 36  # corners are pixels, both within
+    assert "masks" not in coco(tmp_path / "annotations.json", tmp_path / "images")[0]
+    found = coco(tmp_path / "annotations.json", tmp_path / "images", instances=True)[0]
+    assert found["masks"][0, 3:8, 2:7].all()
+    assert found["masks"][0].sum() == 25
     assert found["masks"][1, :, 0].all()
     assert found["masks"][1].sum() == 12
     assert (found["mask"] == found["masks"][0] + 255 * found["masks"][1].long()).all()

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.vision.backbone import Backbone
-from partwhole.vision.detection import Detect, Detection, Found, Whole, coco_ap, detection, overlap, placed, voc07
+from partwhole.vision.detection import Detect, Detection, Whole, detection, placed
 from partwhole.vision.embed import Patches
+from partwhole.vision.precision import Found, coco_ap, overlap, voc07
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -202,6 +203,51 @@ def test_padded_objects_change_nothing():
     assert all(p.grad is not None for p in method.encoder.trunk.blocks.parameters())
 
 
+@pytest.mark.parametrize(
+    ("encoder", "side"),
+    [
+        (TransformerEncoder(Patches(16, size=96, patch=12), dim=16, depth=1, heads=2), 8),
+        (Backbone("resnet10t", size=96), 3),
+        (Backbone("vit_tiny_patch16_224", size=96), 6),
+    ],
+)
+def test_boxes_are_looked_up_where_they_lie(encoder, side):
+    """Patches of 12 pixels too, which are no power of two: on a map of places, boxes lie apart as they do in pixels."""
+    pool = Detect(encoder, classes=2, size=96, hidden=16).net.roi_heads.box_roi_pool
+    places = (torch.arange(side) + 0.5) * 96 / side
+    boxes = torch.tensor([[20.0, 20, 52, 52], [30, 20, 62, 52]])
+    first, second = pool({"0": places.expand(1, 1, side, side)}, [boxes], [(96, 96)]).mean((1, 2, 3)).tolist()
+    assert second - first == pytest.approx(10, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        TransformerEncoder(Patches(16, size=96, patch=12), dim=16, depth=1, heads=2, cls=True),
+        Backbone("resnet10t", size=96),
+    ],
+)
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_maps_of_a_pyramid_are_learned(encoder, masks):
+    method = Detect(encoder, classes=2, size=96, hidden=16, frozen=True, masks=masks, pyramid=True)
+    maps = method.net.backbone(torch.randn(2, 3, 96, 96))
+    at = 96 // (12 if isinstance(encoder, TransformerEncoder) else 32)
+    assert [m.shape for m in maps.values()] == [
+        (2, 16, n, n) for n in (at * 4, at * 2, at, (at + 1) // 2, (at + 3) // 4)
+    ]
+    boxes = torch.tensor([[[4.0, 4, 12, 12], [10, 10, 90, 90]]])
+    planted = {"masks": torch.ones(1, 2, 96, 96, dtype=torch.bool)} if masks else {}
+    batch = {"x": torch.randn(1, 3, 96, 96), "boxes": boxes, "labels": torch.ones(1, 2).long(), **planted}
+    method(batch)["loss"].backward()
+    assert all(p.grad is not None for p in method.net.backbone.scales.parameters())
+    assert all(p.grad is None for p in encoder.parameters())
+    assert len(method.found(torch.randn(2, 3, 96, 96))) == 2
+    pool, finest = method.net.roi_heads.box_roi_pool, (96 / at) / 4
+    assert pool.scales == [1 / (finest * 2**i) for i in range(4)]
+    wide = torch.tensor([1.0, 13, 27, 29, 57, 113, 900]) * finest  # places of the finest map
+    assert pool.map_levels([torch.stack([0 * wide, 0 * wide, wide, wide], 1)]).tolist() == [0, 0, 0, 1, 2, 3, 3]
+
+
 def test_frozen_means_no_gradient():
     method = Detect(Backbone("resnet10t", size=64), classes=2, size=64, hidden=16, frozen=True)
     before = {k: v.clone() for k, v in method.encoder.state_dict().items()}
@@ -224,9 +270,10 @@ def test_options_are_checked():
 
 
 @pytest.mark.slow
-def test_planted_boxes_are_found():
+@pytest.mark.parametrize("pyramid", [False, True])
+def test_planted_boxes_are_found(pyramid):
     train, test = [scene(i) for i in range(16)], [scene(100 + i) for i in range(6)]
-    options = Detection(arms=("finetune",), size=64, steps=120, lr=1e-3, batch=4, hidden=64)
+    options = Detection(arms=("finetune",), size=64, steps=120, lr=1e-3, batch=4, hidden=64, pyramid=pyramid)
     results = detection(vit(), train, test, classes=["background", "box"], options=options)
     (voc,), (coco,) = results["arms"]["finetune"].values()
     assert voc > 0.7, results

@@ -19,6 +19,7 @@ from partwhole.core.watch import Quiet, Watch
 from partwhole.vision.decode import decode
 from partwhole.vision.images import LARGEST
 from partwhole.vision.maps import IGNORED
+from partwhole.vision.outlines import around, numbered, outline
 from partwhole.vision.pack import sample
 
 VOC = (
@@ -33,8 +34,8 @@ Load = Callable[[], Sample]
 class Annotated(Sequence):
     """Samples {"image" uint8 (3, H, W)} with a "mask" (H, W) int64, 255 where nothing counts; or with "boxes" (N, 4)
     float32, "labels" (N,) int64 and "ignored" (N,) bool, true where an object need not be found; or with all of them.
-    Boxes that reach beyond the image are cut at its border. Where every object has a mask of its own, "masks" (N, H, W)
-    bool holds them.
+    Boxes that reach beyond the image are cut at its border. Where it is asked for and every object has a mask of its
+    own, "masks" (N, H, W) bool holds them.
 
     ``classes[label]`` names a label, of which 0 is the background. ``problems`` (path, what was found and what to do)
     were left out; every file is read once to know them, and ``watch`` sees it.
@@ -75,21 +76,35 @@ class Annotated(Sequence):
 
 
 def voc(
-    root: str | Path, split: str = "train", *, what: Literal["mask", "boxes"] = "mask", watch: Watch | None = None
+    root: str | Path,
+    split: str = "train",
+    *,
+    what: Literal["mask", "boxes", "instances"] = "mask",
+    watch: Watch | None = None,
 ) -> Annotated:
     """A folder VOCdevkit/VOC2007 or its like: the images that ImageSets/{Segmentation,Main}/<split>.txt names.
 
-    Borders of objects, 255 in its masks, do not count; "difficult" objects are ignored.
+    Borders of objects, 255 in its masks, do not count; "difficult" objects are ignored. ``what``: "mask" of classes;
+    "boxes"; "instances", the "masks" of SegmentationObject, each of the commonest class in it, with boxes around them.
     """
     root = Path(root)
-    listed = _there(root / "ImageSets" / ("Segmentation" if what == "mask" else "Main") / f"{split}.txt")
+    listed = _there(root / "ImageSets" / ("Main" if what == "boxes" else "Segmentation") / f"{split}.txt")
     names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
 
     def load(name: str) -> Sample:
         image = _rgb(root / "JPEGImages" / f"{name}.jpg")
+        if what == "boxes":
+            return {"image": image, **_voc_boxes(root / "Annotations" / f"{name}.xml")}
+        mask = _indices(root / "SegmentationClass" / f"{name}.png")
         if what == "mask":
-            return {"image": image, "mask": _indices(root / "SegmentationClass" / f"{name}.png")}
-        return {"image": image, **_voc_boxes(root / "Annotations" / f"{name}.xml")}
+            return {"image": image, "mask": mask}
+        masks = numbered(_indices(root / "SegmentationObject" / f"{name}.png"))
+        if masks.shape[1:] != mask.shape:
+            raise ValueError(f"masks of objects {tuple(masks.shape[1:])} and of classes {tuple(mask.shape)}")
+        labels = [int(mask[one].mode().values) for one in masks]
+        if not all(0 < label <= len(VOC) for label in labels):
+            raise ValueError(f"objects of the classes {labels} by SegmentationClass, which are 1 to {len(VOC)}")
+        return {"image": image, "masks": masks, **_boxes(around(masks), labels, [False] * len(masks))}
 
     return Annotated([(name, lambda name=name: load(name)) for name in names], [BACKGROUND, *VOC], watch)
 
@@ -109,11 +124,13 @@ def _voc_boxes(path: Path) -> dict[str, Tensor]:
     return _boxes(boxes, labels, ignored)
 
 
-def coco(annotations: str | Path, images: str | Path, *, watch: Watch | None = None) -> Annotated:
+def coco(
+    annotations: str | Path, images: str | Path, *, instances: bool = False, watch: Watch | None = None
+) -> Annotated:
     """The images of a COCO file ``instances_*.json``, in the folder ``images``, with boxes; crowds are ignored.
 
-    Where all objects have outlines there are masks too: of each object, and of classes, in which a smaller object lies
-    upon a larger one, and a crowd does not count.
+    Where all objects have outlines there is a mask of classes too, in which a smaller object lies upon a larger one,
+    and a crowd does not count; and with ``instances`` the masks of objects.
     """
     try:
         told = json.loads(_there(Path(annotations)).read_text())
@@ -138,39 +155,23 @@ def coco(annotations: str | Path, images: str | Path, *, watch: Watch | None = N
         H, W = image.shape[1:]
         if (H, W) != (entry.get("height", H), entry.get("width", W)):
             raise ValueError(f"an image {(H, W)}, said to be {(entry['height'], entry['width'])}")
-        masks = torch.stack([torch.zeros(H, W, dtype=torch.bool), *(_outline(t["segmentation"], H, W) for t in found)])
+        masks = torch.stack([torch.zeros(H, W, dtype=torch.bool), *(outline(t["segmentation"], H, W) for t in found)])
         mask = torch.zeros(H, W, dtype=torch.int64)
         for i in masks[1:].flatten(1).sum(1).argsort(descending=True).tolist():
             mask[masks[1 + i]] = IGNORED if labels["ignored"][i] else labels["labels"][i]
-        return {"image": image, "mask": mask, "masks": masks[1:], **labels}
+        return {"image": image, "mask": mask, **({"masks": masks[1:]} if instances else {}), **labels}
 
     loads = [(str(entry["file_name"]), lambda entry=entry: load(entry)) for entry in told["images"]]
     return Annotated(loads, [BACKGROUND, *(c["name"] for c in categories)], watch)
 
 
-def _outline(told: Any, H: int, W: int) -> Tensor:
-    """COCO's polygons, or its runs of pixels down the columns, without and with: (H, W) bool."""
-    if isinstance(told, Mapping):
-        runs = told["counts"]
-        if not isinstance(runs, list):
-            raise ValueError("an outline of compressed counts: write them as a list, as pycocotools decodes them")
-        if sum(runs) != H * W:
-            raise ValueError(f"an outline of {sum(runs)} pixels in an image of {H} by {W}")
-        inside = (torch.arange(len(runs)) % 2).bool().repeat_interleave(torch.tensor(runs))
-        return inside.view(W, H).mT.contiguous()
-    from PIL import Image, ImageDraw
-
-    drawn = Image.new("1", (W, H))
-    for corners in told:
-        ImageDraw.Draw(drawn).polygon([tuple(xy) for xy in np.reshape(corners, (-1, 2)).tolist()], fill=1)
-    return torch.from_numpy(np.array(drawn))
-
-
-def pennfudan(root: str | Path, *, name: str = "person", watch: Watch | None = None) -> Annotated:
+def pennfudan(
+    root: str | Path, *, name: str = "person", instances: bool = False, watch: Watch | None = None
+) -> Annotated:
     """A folder with images/<name>.jpg and masks/<name>.png, or names with _mask, in which object i has the value i; or
     with PNGImages and PedMasks, as it is published.
 
-    The mask is 1 where an object is; "instances" (H, W) keeps their numbers, and the boxes are those around them.
+    The mask is 1 where an object is, the boxes are those around them; with ``instances`` there are masks of objects.
     """
     root = Path(root)
     published = (root / "PNGImages").is_dir()
@@ -179,15 +180,11 @@ def pennfudan(root: str | Path, *, name: str = "person", watch: Watch | None = N
 
     def load(path: Path) -> Sample:
         beside = [masks / f"{path.stem}{end}.png" for end in ("", "_mask")]
-        instances = _indices(next((m for m in beside if m.exists()), beside[0]))
-        each = instances == instances.unique()[:, None, None]
-        each = each[instances.unique() > 0]
-        boxes = []
-        for mask in each:
-            y, x = mask.nonzero().unbind(1)
-            boxes.append([x.min().item(), y.min().item(), x.max().item() + 1, y.max().item() + 1])
-        found = _boxes(boxes, [1] * len(boxes), [False] * len(boxes))
-        return {"image": _rgb(path), "mask": (instances > 0).long(), "instances": instances, "masks": each, **found}
+        numbers = _indices(next((m for m in beside if m.exists()), beside[0]))
+        each = numbered(numbers, but=())
+        found = _boxes(around(each), [1] * len(each), [False] * len(each))
+        image = {"image": _rgb(path), "mask": (numbers > 0).long()}
+        return {**image, **({"masks": each} if instances else {}), **found}
 
     return Annotated([(path.name, lambda path=path: load(path)) for path in paths], [BACKGROUND, name], watch)
 
@@ -260,26 +257,33 @@ def _kind(root: Path) -> str | None:
     return "PennFudan" if any(all((root / part).is_dir() for part in pair) for pair in pairs) else None
 
 
-def parts(root: str | Path, *, test: float = 0.3, seed: int = 0, watch: Watch | None = None) -> Parts:
+def parts(
+    root: str | Path, *, test: float = 0.3, seed: int = 0, instances: bool = False, watch: Watch | None = None
+) -> Parts:
     """An annotated set of any ``layout``, in halves: its own, else the share ``test`` by ``seed`` is to measure on.
+
+    ``instances``: boxes come with the "masks" of their objects, where the set has them; those of VOC, which has them of
+    fewer images, are then of these.
 
     Of VOC, those are "trainval" and "test" where the second is annotated, else "train" and "val"; of COCO, the files
     instances_train*.json and instances_val*.json.
     """
     kind, root = layout(root)
     if kind == "VOC":
-        return _parts_of_voc(root, watch)
+        return _parts_of_voc(root, instances and (root / "SegmentationObject").is_dir(), watch)
     alone = root / "annotations.json"
     if kind == "PennFudan":
-        found = pennfudan(root, watch=watch)
+        found = pennfudan(root, instances=instances, watch=watch)
     elif alone.exists():
-        found = coco(alone, root / "images" if (root / "images").is_dir() else root, watch=watch)
+        images = root / "images" if (root / "images").is_dir() else root
+        found = coco(alone, images, instances=instances, watch=watch)
     else:
         files = [sorted(root.glob(f"annotations/instances_{part}*.json")) for part in ("train", "val")]
         if not files[1]:
             raise ValueError(f"{files[0][0]} has no instances_val*.json beside it to measure on")
         named = [one[0] for one in files]
-        pair = Halves(*(coco(f, root / f.stem.removeprefix("instances_"), watch=watch) for f in named))
+        folders = [root / f.stem.removeprefix("instances_") for f in named]
+        pair = Halves(*(coco(*at, instances=instances, watch=watch) for at in zip(named, folders, strict=True)))
         if pair.train.classes != pair.test.classes:
             raise ValueError(f"{named[0]} and {named[1]} have other categories: give both the same list of them")
         return Parts(kind, _with("mask", pair), pair, f"its own parts, {named[0].stem} and {named[1].stem}")
@@ -290,8 +294,8 @@ def parts(root: str | Path, *, test: float = 0.3, seed: int = 0, watch: Watch | 
     return Parts(kind, _with("mask", pair), pair, told, whole=True)
 
 
-def _parts_of_voc(root: Path, watch: Watch | None) -> Parts:
-    def halves(lists: str, what: Literal["mask", "boxes"], beside: str) -> tuple[Halves, str] | None:
+def _parts_of_voc(root: Path, instances: bool, watch: Watch | None) -> Parts:
+    def halves(lists: str, what: Literal["mask", "boxes", "instances"], beside: str) -> tuple[Halves, str] | None:
         for names in (("trainval", "test"), ("train", "val")):
             files = [root / "ImageSets" / lists / f"{name}.txt" for name in names]
             if not all(f.exists() for f in files):
@@ -302,7 +306,8 @@ def _parts_of_voc(root: Path, watch: Watch | None) -> Parts:
         return None
 
     masks = halves("Segmentation", "mask", "SegmentationClass")
-    boxes = halves("Main", "boxes", "Annotations")
+    boxes = halves("Segmentation", "instances", "SegmentationObject") if instances else None
+    boxes = boxes or halves("Main", "boxes", "Annotations")
     if masks is None and boxes is None:
         raise ValueError(f"{root / 'ImageSets'} has neither Segmentation/train.txt and val.txt, nor Main/train.txt ...")
     told = ", ".join(f"{what} {found[1]}" for what, found in (("masks", masks), ("boxes", boxes)) if found)
@@ -336,6 +341,8 @@ def _checked(sample: Sample, classes: int) -> Sample:
     if "boxes" not in sample:
         return sample
     boxes, (H, W) = sample["boxes"], size
+    if "masks" in sample and sample["masks"].shape != (len(boxes), H, W):
+        raise ValueError(f"{len(boxes)} objects in an image {(H, W)} with masks {tuple(sample['masks'].shape)}")
     if not ((boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])).all():
         raise ValueError("a box without an area")
     inside = torch.minimum(boxes.clamp(min=0), torch.tensor([W, H, W, H], dtype=boxes.dtype))

@@ -106,6 +106,14 @@ def painted(picture: Tensor, classes: Tensor) -> Tensor:
     return out
 
 
+def stacked(masks: Tensor) -> Tensor:
+    """Masks (N, H, W) bool as numbers (H, W) from 1 in their order, 0 where none is; smaller ones lie on larger."""
+    out = torch.zeros(masks.shape[1:], dtype=torch.int64)
+    for i in masks.sum((1, 2)).argsort(descending=True).tolist():
+        out[masks[i]] = i + 1
+    return out
+
+
 def boxed(picture: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
     """The picture (3, H, W) with the outlines of boxes (N, 4), each in the colour of its label."""
     out, (H, W) = picture.clone(), picture.shape[1:]

@@ -240,12 +240,19 @@ def resized(image: Tensor, sides: Sequence[int], mean: Three = MEAN, std: Three 
     return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
-def step(encoder: Encoder, size: int) -> int:
-    """The pixels between two places of the map of an image of ``size`` by ``size``: of patches their side."""
+def patch(encoder: Encoder) -> int | None:
+    """The side of a patch in pixels; None of a network without patches."""
     if isinstance(encoder, TransformerEncoder) and hasattr(encoder.embed, "patch"):
         return encoder.embed.patch  # type: ignore[return-value]
     if isinstance(encoder, Backbone) and _embed(encoder):
         return int(encoder.net.patch_embed.patch_size[0])
+    return None
+
+
+def step(encoder: Encoder, size: int) -> int:
+    """The pixels between two places of the map of an image of ``size`` by ``size``: of patches their side."""
+    if side := patch(encoder):
+        return side
     with torch.no_grad(), resting(encoder):
         found = feature_map(encoder, torch.zeros(1, 3, size, size, device=device_of(encoder))).shape[-1]
     return max(1, size // found)

@@ -18,11 +18,12 @@ from partwhole.core.fit import NonFinite
 from partwhole.core.probe import Classes, fingerprint
 from partwhole.core.watch import Steps, Watch
 from partwhole.vision.annotated import BACKGROUND, Annotated, Halves, Parts, layout, parts
-from partwhole.vision.detection import Detection, Found, detection
-from partwhole.vision.draw import boxed, painted, png
+from partwhole.vision.detection import Detection, detection
+from partwhole.vision.draw import boxed, painted, png, stacked
 from partwhole.vision.images import some
 from partwhole.vision.maps import attention, enlarged, jaccard_of, objects, resized, step
 from partwhole.vision.pictures import masks_picture
+from partwhole.vision.precision import Found
 from partwhole.vision.segmentation import Segmentation, segmentation
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 What = Literal["jaccard", "segmentation", "detection"]
 SHOWN = 4  # images in a picture
 SIDE = 160  # pixels of their height
-SURE = 0.5  # the least score of a box that is drawn
 SCENES = (100, 50)  # generated ones that are learned from and measured on
 
 
@@ -59,7 +59,8 @@ class Transfer:
     """What is measured on annotated images."""
 
     what: tuple[What, ...] = ("jaccard", "segmentation", "detection")
-    """jaccard: masks of attention against true ones; segmentation: the class of every pixel; detection: boxes."""
+    """jaccard: masks of attention against true ones; segmentation: the class of every pixel; detection: boxes,
+    and with its ``masks`` those of objects."""
     beside: tuple[Path, ...] = ()
     """Folders of other runs, such as a supervised one, whose attention is measured beside."""
     test: float = 0.3
@@ -91,7 +92,8 @@ def annotated(recipe: "ImageRecipe", classes: Classes | None, watch: Watch) -> t
     options = recipe.transfer
     if recipe.annotated is not None:
         watch.say(f"reading the annotated images of {recipe.annotated}")
-        found = parts(recipe.annotated, test=options.test, seed=options.seed, watch=Steps(watch))
+        masks = options.detection.masks and "detection" in options.what
+        found = parts(recipe.annotated, test=options.test, seed=options.seed, instances=masks, watch=Steps(watch))
         for path, reason in found.problems:
             watch.say(f"{path}: {reason}")
         return str(recipe.annotated), found, options
@@ -271,12 +273,16 @@ def _detection(
         rows = []
         for sample in shown:
             photo, one = _photo(sample), answer(sample)
-            sure = one.scores >= SURE
-            scale = photo.shape[2] / sample["image"].shape[2]
-            rows.append([boxed(photo, one.boxes[sure] * scale, one.labels[sure])])
+            count = int((~sample["ignored"]).sum())  # no least score: those of a short training are low
+            sure = one.scores.argsort(descending=True, stable=True)[:count]
+            boxes, tints = one.boxes[sure] * (photo.shape[2] / sample["image"].shape[2]), one.labels[sure]
+            if one.masks is not None:
+                tints = torch.arange(1, 1 + len(boxes))  # of each object its own, as masks touch
+                photo = painted(photo, enlarged(stacked(one.masks[sure])[None], photo.shape[1:])[0].long())
+            rows.append([boxed(photo, boxes, tints)])
         _write(folder / f"detection-{name}.png", png(rows))
 
-    sheet("truth", lambda s: Found(s["boxes"], s["labels"], (~s["ignored"]).float()))
+    sheet("truth", lambda s: Found(s["boxes"], s["labels"], (~s["ignored"]).float(), s.get("masks")))
     return detection(
         encoder, pair.train, pair.test, classes=pair.train.classes, options=options.detection,
         watch=watch, keep=put, begun=old, look=lambda arm, draw, answer: draw or sheet(arm, answer),

@@ -68,8 +68,8 @@ ABOUT = {
     ),
     "detection": (
         "Frozen: the detector learns, the encoder does not. AP50 as VOC 2007 has it, and AP over overlaps from .5 to "
-        ".95 as COCO. \N{PLUS-MINUS SIGN} over draws of networks, heads and orders. Boxes of a score of .5 and more "
-        "are drawn."
+        ".95 as COCO, that of masks by their pixels. \N{PLUS-MINUS SIGN} over draws of networks, heads and orders. "
+        "The surest are drawn, as many as an image has objects; with masks each in a colour of its own."
     ),
 }
 TITLES = {"jaccard": "What is attended to", "segmentation": "The class of every pixel", "detection": "Objects found"}
