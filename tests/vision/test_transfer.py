@@ -25,7 +25,7 @@ from partwhole.vision.network import Network
 from partwhole.vision.segmentation import Segmentation, segmentation
 from partwhole.vision.sources import Source
 from partwhole.vision.tasks import TASKS
-from partwhole.vision.transfer import Attention, Transfer, transfer
+from partwhole.vision.transfer import Attention, Transfer, annotated, transfer
 from partwhole.vision.transfer_report import tables, text
 
 SMALL = Transfer(
@@ -270,6 +270,8 @@ def test_the_masks_of_generated_scenes_serve_where_all_is_generated(tmp_path):
     assert found["jaccard"]["options"]["size"] == 32
     assert "detection" not in found
     assert found["notes"] == []
+    boxes = replace(mine, transfer=replace(mine.transfer, what=("detection",)))
+    assert annotated(boxes, boxes.classes(), Quiet()) is None  # which takes long
 
 
 def test_a_wrong_place_is_told_before_training(people, tmp_path):

@@ -97,11 +97,12 @@ def annotated(recipe: "ImageRecipe", classes: Classes | None, watch: Watch) -> t
         for path, reason in found.problems:
             watch.say(f"{path}: {reason}")
         return str(recipe.annotated), found, options
-    if recipe.data or recipe.labelled is not None or classes is None:
+    quick = tuple(kind for kind in options.what if kind != "detection")
+    if recipe.data or recipe.labelled is not None or classes is None or not quick:
         return None
     halves = Halves(*(_scenes(half, n) for half, n in zip((classes.train, classes.test), SCENES, strict=True)))
     small: dict[str, Any] = {
-        "what": tuple(kind for kind in options.what if kind != "detection"),
+        "what": quick,
         "jaccard": replace(options.jaccard, size=recipe.size),
         "segmentation": replace(
             options.segmentation,
