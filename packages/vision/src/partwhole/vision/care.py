@@ -49,8 +49,8 @@ def odd(recipe: "ImageRecipe", images: Images) -> Iterator[str]:
         yield f"careful: --source.views device changes nothing: {name} makes views of its own, one by one"
     if recipe.annotated is not None and type(recipe).finish is not ImageRecipe.finish:
         yield f"careful: --annotated changes nothing: {type(recipe).__name__} measures by labels alone"
-    if network.unused:
-        names = ", ".join(f"--network.{name}" for name in network.unused)
+    if unused := network.unused(type(recipe).network):
+        names = ", ".join(f"--network.{name}" for name in unused)
         yield f"careful: {names} changes nothing: it is for another network than --network.name {network.name}"
 
 

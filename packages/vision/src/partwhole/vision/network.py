@@ -28,6 +28,10 @@ class Network:
     """Blocks of our transformer."""
     patch: int = 8
     """Side of a patch of our transformer, in pixels: half of it is four times as many tokens."""
+    cls: bool = True
+    """Give our transformer a token of the whole image, which then stands for it; without one the mean of the patches
+    does. What trains patches alone (MAE, say) leaves such a token as it was.
+    """
     registers: int = 0
     """Tokens of our transformer that stand for nothing, and keep maps of attention clean (Darcet et al., 2024)."""
 
@@ -38,13 +42,12 @@ class Network:
         if not self.width > 0:
             raise ValueError(f"width of the network is {self.width}; expected a number above 0")
 
-    @property
-    def unused(self) -> list[str]:
-        """Options that were changed, and are of another network than this one."""
-        of = ("width", "stem") if self.name == "vit" else ("dim", "depth", "patch", "registers")
+    def unused(self, usual: "Network") -> list[str]:
+        """Options that are not as ``usual``, and are of another network than this one."""
+        of = ("width", "stem") if self.name == "vit" else ("dim", "depth", "patch", "cls", "registers")
         if self.name != "vit" and not self.name.startswith("resnet"):
             of = ("width", *of)
-        return [name for name in of if getattr(self, name) != getattr(Network, name)]
+        return [name for name in of if getattr(self, name) != getattr(usual, name)]
 
     def build(self, size: int) -> Encoder:
         """For images of ``size`` by ``size`` pixels; with fresh weights, where none are given."""
@@ -74,11 +77,10 @@ class Network:
         return self.weights
 
     def transformer(self, size: int) -> TransformerEncoder:
-        """Over patches, with a class token."""
         from partwhole.vision.embed import Patches
 
         embed = Patches(self.dim, size=size, patch=self.patch)
         heads = max(1, self.dim // 64)
         return TransformerEncoder(
-            embed, dim=self.dim, depth=self.depth, heads=heads, cls=True, registers=self.registers
+            embed, dim=self.dim, depth=self.depth, heads=heads, cls=self.cls, registers=self.registers
         )

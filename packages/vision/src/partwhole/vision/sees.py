@@ -59,9 +59,10 @@ class Patched(ImageRecipe, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gentle(ImageRecipe, ABC):
-    """With a crop and a flip alone: what is hidden makes the task."""
+class Gentle(Patched, ABC):
+    """With a crop and a flip alone: what is hidden makes the task. It trains patches, and nothing of the whole."""
 
+    network: Network = Network(name="vit", cls=False)
     policy: Policy = "mae"
 
 
@@ -131,7 +132,7 @@ class InBlocks(ImageRecipe, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hidden(Patched, Gentle, ABC):
+class Hidden(Gentle, ABC):
     """Three quarters are hidden, here and there."""
 
     ratio: float = 0.75
@@ -205,10 +206,10 @@ BETWEEN: dict[Sees, tuple[type[ImageRecipe], ...]] = {
     "crops": (Cropped,),
     "numbered": (Cropped,),
     "hiding": (Patched, Blocked, Cropped),
-    "masked": (Patched, Blocked, Gentle),
+    "masked": (Blocked, Gentle),
     "kept": (Hidden,),
-    "named": (Patched, Blocked, Gentle, Named),
-    "blocks": (Patched, Gentle, InBlocks),
+    "named": (Blocked, Gentle, Named),
+    "blocks": (Gentle, InBlocks),
     "labels": (Taught,),
     "guesses": (Taught,),
     "strong": (Taught,),

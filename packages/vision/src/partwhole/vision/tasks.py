@@ -52,7 +52,7 @@ TASKS = {
         colorization.Colorization,
         colorization,
         "What it saw, what it painted, and the truth. Images of the test part.",
-        Network(name="vit"),  # the map of a ResNet is coarse
+        Network(name="vit", cls=False),  # the map of a ResNet is coarse; and it trains a map, nothing of the whole
     ),
     "context": pretext(
         context.Context, context, "Two tiles, the second where it was put, and the truth. Images of the test part."
