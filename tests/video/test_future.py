@@ -112,6 +112,14 @@ def test_what_is_to_be_told_is_not_looked_at():
         assert not z.grad[:, 3:].any()
 
 
+@pytest.mark.parametrize("kind", [DPC, MemDPC])
+def test_the_gradient_is_that_of_the_value(kind):
+    torch.manual_seed(0)
+    method = kind(flat(), steps=2).double()
+    z = torch.randn(2, 3, 1, 2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: method.told(method.foretold(z), z[:, -2:])["loss"], (z,))
+
+
 def test_what_is_right_is_counted():
     key = F.normalize(torch.randn(50, 4), dim=1)
     query = key[10:40].clone()
@@ -151,7 +159,6 @@ def test_it_learns_to_foretell(kind):
         out["loss"].backward()
         optimizer.step()
     after = held_out(method, view, data.subset(range(48, 60)), batch=12)
-    print(kind, before, after)
     assert after["accuracy"] > max(3 / 48, 1.5 * before["accuracy"])  # by chance 1 / 48
     assert after["block"] > 3 / 12  # 1 / 12
     png = future.picture(method, view, data.subset([50, 51]))
