@@ -22,7 +22,7 @@ from partwhole.video.memory import Frames, Ids
 )
 def test_a_frame_is_a_function_of_seed_number_and_time(seed, number, size, order):
     short, long = clips(6, frames=5, size=size, seed=seed)[number], clips(9, frames=12, size=size, seed=seed)[number]
-    generator._world.cache_clear()
+    generator.world_of.cache_clear()
     video, ids = short["video"].frames(range(5)), short["masks"].frames(range(5))
     assert video.dtype == torch.uint8
     assert video.shape == (5, 3, size, size)
@@ -89,7 +89,7 @@ def test_a_surface_goes_along_with_its_object():
     """Pixels of one place of the surface look alike at two times; pixels of one place of the frame do not."""
     where, colours = [], []
     sample = clips(1, frames=30, size=96, seed=4, objects=(1, 1))[0]
-    (thing,) = generator._world(sample["video"].making, 0).things
+    (thing,) = generator.world_of(sample["video"].making, 0).things
     at = (np.arange(96) + 0.5) / 96
     for t in (0, 7):
         middle = thing.at(t)
@@ -113,7 +113,7 @@ def test_handles_are_small_and_memory_is_bounded():
     assert len(pickle.dumps(c)) < 1000
     copy = pickle.loads(pickle.dumps(c[77]))
     assert torch.equal(copy["video"].frames([9]), c[77]["video"].frames([9]))
-    assert generator._world.cache_info().maxsize <= 32
+    assert generator.world_of.cache_info().maxsize <= 32
 
 
 @pytest.mark.parametrize(

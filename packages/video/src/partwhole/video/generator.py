@@ -163,12 +163,25 @@ class _Thing:
     stretch: tuple[float, float, float]  # how much, its phase, and by how much that grows in a frame
     bulges: tuple[tuple[float, float, float], ...]  # the same of each of WAVES
     texture: np.ndarray
+    waves: float  # in its texture
 
     def at(self, t: float) -> np.ndarray:
         """Where its middle is: it bounces off the frame's sides."""
         inside = 1 - 2 * self.radius
         way = (self.place - self.radius + self.pace * t) % (2 * inside)
         return self.radius + np.minimum(way, 2 * inside - way)
+
+    def bounces(self, end: float) -> np.ndarray:
+        """When it bounces off a side before frame ``end``, and how fast it comes: (N, 2), in frames and in sides a
+        frame."""
+        inside, found = 1 - 2 * self.radius, []
+        for place, pace in zip((self.place - self.radius).tolist(), self.pace.tolist(), strict=True):
+            if pace:
+                first, last = sorted((place / inside, (place + pace * end) / inside))
+                turns = np.arange(math.ceil(first), math.floor(last) + 1)
+                times = (turns * inside - place) / pace
+                found += [(t, abs(pace)) for t in times.tolist() if 0 < t < end]
+        return np.array(sorted(found)).reshape(-1, 2)
 
     def surface(self, x: np.ndarray, y: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of places relative to its middle: where they lie on its surface, and how far within the outline, in radii."""
@@ -197,7 +210,7 @@ class _World:
 
 
 @lru_cache(maxsize=32)
-def _world(making: Making, number: int) -> _World:
+def world_of(making: Making, number: int) -> _World:
     dice = np.random.default_rng(mix(making.seed, number))
     size, speed = making.size, making.speed
     count = int(dice.integers(making.objects[0], making.objects[1] + 1))
@@ -220,6 +233,7 @@ def _world(making: Making, number: int) -> _World:
                     for _ in WAVES
                 ),
                 texture=_texture(dice, grain, size),
+                waves=grain.scale,
             )
         )
     way, pace = dice.uniform(0, 2 * math.pi), speed * dice.uniform(0.004, 0.012)
@@ -243,7 +257,7 @@ def _world(making: Making, number: int) -> _World:
 
 def _frame(making: Making, number: int, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Image (3, S, S) and ids (S, S), uint8."""
-    world, size = _world(making, number), making.size
+    world, size = world_of(making, number), making.size
     at = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = at[None, :], at[:, None]
     cos, sin = math.cos(world.spin * t), math.sin(world.spin * t)
