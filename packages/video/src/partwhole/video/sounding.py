@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from partwhole.core.data import mix
-from partwhole.video.generator import FPS, Generated, world_of, clips
+from partwhole.video.generator import FPS, Generated, clips, world_of
 
 PITCH = 50.0  # Hz for each wave in a texture: 200 where it is coarse, 800 where it is fine
 DECAY = 0.12  # seconds after which a tone is 1 / e as loud
