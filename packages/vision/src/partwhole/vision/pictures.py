@@ -14,7 +14,6 @@ from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.methods import MAE
 from partwhole.core.transformer import marked as hidden_or_not
 from partwhole.vision.draw import Picture, covered, heat, marked, png
-from partwhole.vision.embed import Patches
 from partwhole.vision.maps import (
     attention,
     attention_mask,
@@ -106,14 +105,16 @@ def similarity(features: Tensor, place: tuple[float, float]) -> Tensor:
 
 @torch.no_grad()
 def reconstructions(method: MAE, x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What was there, what was seen, what was made of it: images like x (B, 3, H, W), three times.
+    """What was there, what was seen, what was made of it: images like x (B, 3, H, W), three times; or clips, of an
+    encoder over tubes of them.
 
     keep (B, L) bool or (B, K) indices: the visible patches. Hidden ones are 0 in the second, and in the third are what
     the method rebuilds, between the true visible ones. Where it rebuilds normalised patches, each gets the mean and the
     spread of the true patch back: its brightness and contrast are then told, not guessed.
     """
     embed = method.encoder.embed
-    if not isinstance(embed, Patches):
+    picture: Any = getattr(embed, "picture", None)
+    if picture is None:
         raise ValueError(f"what is rebuilt as pixels can be shown, not that of {type(embed).__name__}: use Patches")
     with resting(method):
         rebuilt, _ = method.rebuilt({"x": x, "keep": keep})
@@ -122,7 +123,7 @@ def reconstructions(method: MAE, x: Tensor, keep: Tensor) -> tuple[Tensor, Tenso
         rebuilt = rebuilt * (truth.var(-1, keepdim=True) + 1e-6).sqrt() + truth.mean(-1, keepdim=True)
     seen = hidden_or_not(keep, truth.shape[1])[..., None]
     parts = (truth, truth.masked_fill(~seen, 0), torch.where(seen, truth, rebuilt))
-    original, visible, result = (embed.picture(part, x) for part in parts)
+    original, visible, result = (picture(part, x) for part in parts)
     return original, visible, result
 
 
