@@ -1,6 +1,7 @@
 """The contrastive random walk: its loss against loops, what must hold of it, and the method."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def by_loops(nodes, dropped, back, *, temperature, shortest, both):
                 frames = [first + turn * i for i in range(k + 1)] + [first + turn * i for i in reversed(range(k))]
                 for n in range(N):
                     at = [float(n == m) for m in range(N)]
-                    for i, (here, there) in enumerate(zip(frames, frames[1:], strict=False)):
+                    for here, there in pairwise(frames):
                         seen = nodes if there > here else back
                         direction = 0 if there > here else 1
                         gone = dropped[b, direction, min(here, there)].tolist()
@@ -238,7 +239,7 @@ def test_patches_are_pooled_and_places_are_not():
     assert torch.equal(method.nodes(x), method.encoder(x.flatten(0, 1))[:, 1:].unflatten(0, (5, 3)))
     x = patches()["x"]
     assert torch.allclose(method.nodes(x)[1, 2, 3], method.encoder(x[1, 2, 3][None])[0, 1:].mean(0), atol=1e-6)
-    with pytest.raises(ValueError, match="patches .* or frames .* are needed"):
+    with pytest.raises(ValueError, match=r"patches .* or frames .* are needed"):
         method.nodes(x[0, 0])
 
 

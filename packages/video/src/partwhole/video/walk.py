@@ -183,8 +183,8 @@ class RandomWalk(Method):
         side = round(nodes.shape[2] ** 0.5)
         if side**2 != nodes.shape[2] or size % side:
             raise ValueError(
-                f"frames of {size} pixels have {nodes.shape[2]} nodes: to be rolled by whole nodes, they must be square "
-                "with as many rows as columns, and their side a multiple of these"
+                f"frames of {size} pixels have {nodes.shape[2]} nodes: to be rolled by whole ones, they must be "
+                "square, with as many rows as columns, and their side a multiple of these"
             )
         return rolled(nodes.mT.unflatten(-1, (side, side)), -shift // (size // side)).flatten(-2).mT
 
