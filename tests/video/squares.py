@@ -1,4 +1,4 @@
-"""Clips for tests: a coloured square moves over a coloured ground, both of them noisy."""
+"""Clips for tests: a chequered square moves over a chequered ground, of colours that are random."""
 
 import torch
 
@@ -9,8 +9,10 @@ class Squares:
     def __init__(self, seed=0, *, frames=8, high=48, wide=56, fps=8.0, still=False, times=None):
         draw = torch.Generator().manual_seed(seed)
         self.fps, self.name, self.size = fps, f"squares {seed}", (high, wide)
-        ground = torch.randint(256, (3, high, wide), generator=draw, dtype=torch.uint8)
-        square = torch.randint(256, (3, 16, 16), generator=draw, dtype=torch.uint8)
+        cells = torch.randint(256, (3, high // 8 + 1, wide // 8 + 1), generator=draw, dtype=torch.uint8)
+        ground = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :high, :wide]
+        square = torch.randint(256, (3, 4, 4), generator=draw, dtype=torch.uint8)
+        square = square.repeat_interleave(4, 1).repeat_interleave(4, 2)
         self.x = ground.repeat(frames, 1, 1, 1)
         for t in range(frames):
             left = 0 if still else 2 * t % (wide - 16)

@@ -56,12 +56,12 @@ def test_one_that_is_not_dense_trains_as_usual_and_is_read_as_finely():
     usual = Backbone("resnet18", size=64).eval()
     usual.load_state_dict({k.removeprefix("trunk."): v for k, v in coarse.state_dict().items()})
     for _ in range(2):
-        assert torch.equal(coarse(x()), usual(x()))
+        assert torch.allclose(coarse(x()), usual(x()), atol=1e-5)
         assert torch.equal(coarse.map(x()), fine.map(x()))
     assert coarse(x()).shape == (2, 4, 512)
     with pytest.raises(RuntimeError):
         coarse.map(torch.zeros(1, 4, 64, 64))
-    assert torch.equal(coarse(x()), usual(x()))  # after an error too
+    assert torch.allclose(coarse(x()), usual(x()), atol=1e-5)  # after an error too
 
 
 @pytest.mark.parametrize(("read", "channels", "side"), [(1, 16, 16), (2, 32, 8), (3, 64, 8), (4, 128, 8)])
