@@ -1,0 +1,63 @@
+"""Recipes for clips: the walk, and core's methods on pairs of frames."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from partwhole.core.catalog import Given
+from partwhole.core.data import View
+from partwhole.core.encoder import Encoder
+from partwhole.core.fit import Fit
+from partwhole.core.method import Method
+from partwhole.video import network
+from partwhole.video.recipe import ClipRecipe
+from partwhole.video.sees import PAIRS
+from partwhole.video.views import Walk, Walking
+from partwhole.video.walk import RandomWalk
+from partwhole.vision.maps import patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CRW(ClipRecipe):
+    """Walk through a video along what looks alike, there and back, and arrive where you started (Jabri et al., 2020).
+
+    The paper: frames of 256 pixels, 49 patches of 64, width 1, batches of 20 of a quarter of a million clips, lr 1e-4.
+    """
+
+    dense: bool = True
+    """As of the other recipes; the walk's paper has it."""
+    walk: Walk = Walk()
+    temperature: float = 0.05
+    """What cosines are divided by: the lower, the more a walk keeps to the likest node."""
+    shortest: int = 1
+    """Steps that the shortest walk goes out; the authors' code: 2."""
+    both: bool = True
+    """Walks begin in the last frame too, not in the first alone as in the paper."""
+    dim: int = 128
+    """Features of a node, a linear projection of the network's."""
+    positions: Literal["auto", "kept", "moved"] = "auto"
+    """moved: on the way home each patch of a transformer is at another position, so that it cannot return by position
+    alone; auto: for transformers over whole frames. It costs twice the time."""
+    batch: int = 8
+    fit: Fit = Fit(steps=400, lr=1e-3, weight_decay=0.0, evaluate_every=100)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.positions == "moved" and self.walk.patch:
+            raise ValueError("positions can be moved in whole frames alone: with them, set --walk.patch 0")
+
+    def encoder(self) -> Encoder:
+        return network.build(self.network, self.walk.patch or self.size, dense=self.dense)
+
+    def method(self, encoder: Encoder, given: Given) -> Method:
+        return RandomWalk(encoder, dim=self.dim, temperature=self.temperature, shortest=self.shortest, both=self.both)
+
+    def view(self, encoder: Encoder) -> View:
+        if self.walk.patch:
+            return Walking(walk=self.walk, size=self.size)
+        nodes, roll = self.tokens(encoder), 0
+        if self.positions == "moved" or (self.positions == "auto" and patch(encoder) is not None):
+            roll = self.size // round(nodes**0.5)
+        return Walking(walk=self.walk, size=self.size, nodes=nodes, roll=roll)
+
+
+TASKS = {"crw": CRW, **PAIRS}
