@@ -8,7 +8,7 @@ Letters: P packets, in the order of the file; N frames, in the order of showing;
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,6 +48,8 @@ class Packets:
     """Quarter turns against the clock that show the picture upright."""
     fps: float
     """Frames per second, on average."""
+    codec: str
+    """FFmpeg's name of how pictures are compressed."""
     container: str
     """The names that FFmpeg has for the kind of file."""
     counted: bool
@@ -85,7 +87,7 @@ class Packets:
 
     def about(self) -> dict[str, Any]:
         """All but the arrays."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in self.ARRAYS}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.ARRAYS}
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> "Packets":

@@ -230,7 +230,7 @@ def look(path: str | Path, *, threads: int = 1) -> Packets:
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         about = {
             "height": stream.codec_context.height, "width": stream.codec_context.width, "turn": 0, "fps": rate,
-            "container": container.format.name, "lost": cut,
+            "codec": stream.codec_context.name, "container": container.format.name, "lost": cut,
         }  # fmt: skip
     finally:
         stream = None

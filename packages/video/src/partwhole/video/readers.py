@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,36 +26,43 @@ OPEN = 4  # files that a process keeps open, each with what its decoder holds
 IGNORED = 255  # an id that is not counted
 
 
-class Video(ABC):
-    """Frames that can be had by their index, and when each of them is shown.
+class Video(Protocol):
+    """Frames that can be had by their index, and when each of them is shown. Masks are such videos too."""
 
-    ``name`` is for people; ``size`` the (H, W) of every frame, as shown; ``fps`` frames per second, on average.
-    ``reader`` is what decodes it, ``why`` why this was taken.
-    """
-
-    name: str
-    size: tuple[int, int]
-    fps: float
-    reader: str = "memory"
-    why: str = ""
-
-    @abstractmethod
     def __len__(self) -> int: ...
 
-    @abstractmethod
-    def frames(self, indices: Sequence[int]) -> Tensor:
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of every frame, as shown."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, on average."""
+        ...
+
+    def times(self) -> Tensor:
+        """(N,) float64: when each frame is shown, in seconds."""
+        ...
+
+    def frames(self, indices: Sequence[int], /) -> Tensor:
         """(T, 3, H, W) uint8 RGB of any frames, in the order asked; of masks, (T, H, W) int64 ids.
 
         Repeats are allowed. Raises IndexError for a frame that is not there, BadVideo for one that cannot be read.
         """
-
-    def times(self) -> np.ndarray:
-        """(N,) float64: when each frame is shown, in seconds."""
-        return np.arange(len(self)) / self.fps
+        ...
 
 
-class FileVideo(Video):
-    """A video file, with the index of its packets, read by ``reader``: see ``backends.choose``."""
+class FileVideo:
+    """A video file, with the index of its packets.
+
+    ``reader`` decodes it, and ``why`` says why this one was taken: see ``backends.choose``.
+    """
 
     def __init__(
         self, path: str | Path, packets: Packets, *, reader: str = "pyav", why: str = "", name: str | None = None,
@@ -67,17 +74,27 @@ class FileVideo(Video):
     def __len__(self) -> int:
         return len(self.packets)
 
-    def times(self) -> np.ndarray:
-        return np.array(self.packets.times)
+    def times(self) -> Tensor:
+        return torch.from_numpy(np.array(self.packets.times))
 
     def frames(self, indices: Sequence[int]) -> Tensor:
         return _channels(_opened.frames(self, _checked(indices, len(self), self.name)))
 
 
-class FolderVideo(Video):
-    """A folder of images, which are the frames; see ``folder.look``."""
+class _Even(ABC):
+    """Frames at equal distances in time."""
 
-    reader = "images"
+    fps: float
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def times(self) -> Tensor:
+        return torch.arange(len(self), dtype=torch.float64) / self.fps
+
+
+class FolderVideo(_Even):
+    """A folder of images, which are the frames; see ``folder.look``."""
 
     def __init__(self, pictures: Pictures, *, name: str | None = None, fps: float = 25.0):
         self.pictures, self.name = pictures, name or pictures.folder
@@ -92,13 +109,11 @@ class FolderVideo(Video):
         return _channels(np.stack([made[i] for i in asked]))
 
 
-class MaskFolder(Video):
+class MaskFolder(_Even):
     """Masks of a video in images of ids, one for each frame that has one; the others do not count anywhere.
 
     ``files`` (N): the image of each frame, None where there is none. ``binary``: any value but 0 is object 1.
     """
-
-    reader = "images"
 
     def __init__(
         self, folder: str | Path, files: Sequence[str | None], size: tuple[int, int], *, name: str | None = None,
@@ -129,7 +144,7 @@ class MaskFolder(Video):
         return torch.from_numpy(made)
 
 
-class Frames(Video):
+class Frames(_Even):
     """Frames in memory, ``x`` (N, 3, H, W) uint8."""
 
     def __init__(self, x: Tensor, *, fps: float = 25.0, name: str = "frames"):
@@ -144,7 +159,7 @@ class Frames(Video):
         return self.x[_checked(indices, len(self), self.name)]
 
 
-class Ids(Video):
+class Ids(_Even):
     """Masks in memory, ``x`` (N, H, W) int64: ids of objects, 0 the background, 255 not counted."""
 
     def __init__(self, x: Tensor, *, fps: float = 25.0, name: str = "masks"):
@@ -200,7 +215,6 @@ class _Opened:
     """The files that this process has open, the last used ones."""
 
     def __init__(self) -> None:
-        self.process = 0
         self.others: list[Any] = []
         self._fresh()
 
