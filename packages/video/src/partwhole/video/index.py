@@ -81,7 +81,7 @@ def find(root: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
                     found.append(_file(path))
                 others.add(suffix)
         if not others.isdisjoint(folder.SUFFIXES) and (pictures := folder.listed(at)):
-            found.append(_pictures(at, pictures))
+            found.append(pictured(at, pictures))
     if not found:
         kinds = f" (only {', '.join(sorted(others)[:8])})" if others else ""
         reason = problems[0][1] if problems else f"no video in it{kinds}"
@@ -94,7 +94,8 @@ def _file(path: str) -> Entry:
     return Entry(path, False, f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}")
 
 
-def _pictures(path: str, names: Sequence[str]) -> Entry:
+def pictured(path: str, names: Sequence[str]) -> Entry:
+    """A folder with these images as a video."""
     state = hashlib.sha256()
     for name in names:
         status = os.stat(os.path.join(path, name))
