@@ -248,7 +248,7 @@ def test_a_killed_worker_is_told(place):
 @pytest.mark.slow
 def test_workers_end_with_their_parent(place):
     """After kill -9 nobody tells them."""
-    code = KILLED.replace("    os.write(1", "    pack._end_with(os.getppid())\n    os.write(1")
+    code = KILLED.replace("    os.write(1", "    pack.end_with(os.getppid())\n    os.write(1")
     parent = subprocess.Popen([sys.executable, "-c", code, place / "in", "wait"], stdout=subprocess.PIPE, text=True)
     with parent:
         assert parent.stdout is not None
@@ -262,7 +262,7 @@ def test_workers_end_with_their_parent(place):
 
 def test_the_work_begins_with_watching_the_parent(place, monkeypatch):
     watched = []
-    monkeypatch.setattr(pack, "_end_with", watched.append)
+    monkeypatch.setattr(pack, "end_with", watched.append)
     entry = pack.Entry("x", str(place / "in" / "a" / "00.png"), "", -1, 9, 0, ())
     pack._look([entry], pack.Decoding(None, None), True, 1)
     assert watched == [1]

@@ -209,7 +209,7 @@ class _Work:
 def _look(entries: list[Entry], decoding: Decoding, keep: bool, parent: int | None = None) -> Any:
     """Sizes (n, 2), the joined pixels (b"" unless ``keep``), and (row, found, do) of what cannot be used."""
     if parent is not None and parent != os.getpid():
-        _end_with(parent)
+        end_with(parent)
     sizes = np.zeros((len(entries), 2), np.int32)
     pixels, bad = [], []
     for row, entry in enumerate(entries):
@@ -229,7 +229,7 @@ def _decoded(entry: Entry, decoding: Decoding) -> np.ndarray:
 
 
 @once
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Once in a process: have it end when its parent is gone, for after ``kill -9`` it would wait for work for ever."""
 
     def watch() -> None:
