@@ -23,7 +23,7 @@ from partwhole.core.method import Method
 from partwhole.core.methods import MAE
 from partwhole.core.sees import Kept, Seeing
 from partwhole.core.transformer import TransformerEncoder
-from partwhole.video.clip_views import Clip
+from partwhole.video.clip_views import Clip, too_short
 from partwhole.video.tubes import Tubes
 from partwhole.vision import policies
 from partwhole.vision.network import Network
@@ -66,7 +66,11 @@ class Tubed(Seeing, ABC):
             )
         embed = Tubes(n.dim, size=self.size, frames=self.frames, patch=n.patch, tube=self.tube)
         heads = max(1, n.dim // 64)
-        return TransformerEncoder(embed, dim=n.dim, depth=n.depth, heads=heads, cls=True, registers=n.registers)
+        return TransformerEncoder(embed, dim=n.dim, depth=n.depth, heads=heads, cls=n.cls, registers=n.registers)
+
+    def short(self, video: Any) -> str | None:
+        """Why a video is too short; None where it is not."""
+        return too_short(video, self.frames)
 
     def clip(self, augment: Random, **how: Any) -> Clip:
         return Clip(augment=augment, frames=self.frames, stride=self.stride, **how)

@@ -92,3 +92,8 @@ def dpc(size: int) -> Augment:
     return Augment(
         size=size, scale=(0.5, 1.0), jitter=1.0, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, grey=0.5
     )
+
+
+def too_short(video: Any, frames: int) -> str | None:
+    """Why a video has no clip of so many frames; None where it has."""
+    return f"{len(video)} frames, and {frames} are needed" if len(video) < frames else None

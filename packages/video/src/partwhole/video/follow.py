@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.watch import Quiet, Watch
 from partwhole.video.labels import heat_maps, objects, to_grid, to_ids, to_points
+from partwhole.video.maps import frame_map
 from partwhole.video.propagate import changed, propagate
 from partwhole.video.protocol import Protocol
-from partwhole.vision.maps import IGNORED, feature_map, patch, resized, resting
+from partwhole.vision.maps import IGNORED, patch, resized, resting
 
 Maps = Encoder | Callable[[Tensor], Tensor]  # an encoder of images, or x (B, 3, H, W) -> (B, D, h, w)
 LOOK = 8  # frames of which bfloat16 tells how many labels it changes
@@ -114,7 +115,7 @@ def maps(encoder: Maps, video: Any, protocol: Protocol, batch: int = 8) -> Itera
         frames = video.frames(range(start, min(start + batch, len(video))))
         x = torch.stack([resized(frame, size) for frame in frames]).to(device)
         with torch.no_grad(), resting(encoder) if isinstance(encoder, nn.Module) else nullcontext():
-            y = feature_map(encoder, x) if isinstance(encoder, Encoder) else encoder(x)
+            y = frame_map(encoder, x) if isinstance(encoder, Encoder) else encoder(x)
         if y.ndim != 4 or len(y) != len(x):
             raise ValueError(f"frames {tuple(x.shape)} gave {tuple(y.shape)}: maps (B, D, h, w) are needed")
         yield from y

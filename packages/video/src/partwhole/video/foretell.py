@@ -11,7 +11,7 @@ from partwhole.core.encoder import Encoder
 from partwhole.core.method import Method
 from partwhole.core.sees import Seeing
 from partwhole.video import future
-from partwhole.video.clip_views import Blocks, Clip, dpc
+from partwhole.video.clip_views import Blocks, Clip, dpc, too_short
 from partwhole.vision.draw import Picture
 from partwhole.vision.images import some
 from partwhole.vision.pretext import held_out
@@ -37,6 +37,10 @@ class Foretelling(Seeing, ABC):
     """Blocks to be told: each further one is harder."""
     temperature: float = 0.1
     """What cosines are divided by: the lower, the more the nearest negatives count; the higher, the more all alike."""
+
+    def short(self, video: Any) -> str | None:
+        """Why a video is too short; None where it is not."""
+        return too_short(video, self.blocks * self.frames)
 
     def view(self, encoder: Encoder) -> View:
         clip = Clip(augment=dpc(self.size), frames=self.blocks * self.frames, stride=self.stride, framewise=True)

@@ -116,6 +116,22 @@ def jhmdb(root: str | Path, split: int | None = 1, *, test: bool = True, watch: 
     return _clips(root, names, load, watch)
 
 
+def read_annotated(root: str | Path, *, watch: Watch | None = None) -> Clips:
+    """The samples of a folder in one of these layouts, known by the folders in it: of DAVIS and VIP the part ``val``
+    where it has one, else all; of JHMDB the part to test on of its first split. Errors as ``davis``."""
+    root = Path(root)
+    if (root / "Rename_Images").is_dir():
+        return jhmdb(root, watch=watch)
+    if (root / "JPEGImages").is_dir():
+        has = root.joinpath("ImageSets").is_dir() and any((root / "ImageSets").rglob("val.txt"))
+        return davis(root, "val" if has else None, watch=watch)
+    if (root / "Images").is_dir():
+        return vip(root, "val" if (root / "lists" / "val_videos.txt").is_file() else None, watch=watch)
+    found = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else "nothing"
+    wanted = "JPEGImages and Annotations (DAVIS), Images and Annotations (VIP) or Rename_Images (JHMDB)"
+    raise BadVideo(root, f"no layout of videos with truth that is known: {found}", f"name the folder with {wanted}")
+
+
 # ------------------------------------------------------------------ inside
 
 

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from partwhole.core import catalog, sees
-from partwhole.core.catalog import Sees
-from partwhole.video.recipe import ClipRecipe
+from partwhole.video.clip_sees import on_clips
+from partwhole.video.recipe import ClipRecipe, OnFrames
 from partwhole.vision.recipe import Policy
 from partwhole.vision.sees import PAPERS
 
-FRAMES: tuple[Sees, ...] = ("views", "crops", "numbered")  # what may be of two frames in place of one image
-
 
 @dataclass(frozen=True, kw_only=True)
-class FrameRecipe(ClipRecipe, ABC):
+class FrameRecipe(OnFrames, ABC):
     """Of which two frames are seen, as two views of one image are elsewhere (Xu and Wang, 2021: VFS)."""
 
     policy: Policy = "simclr"  # type: ignore[misc]  # a field here
@@ -22,6 +20,9 @@ class FrameRecipe(ClipRecipe, ABC):
     """
     apart: float = 1.0  # type: ignore[misc]
     """Most seconds from one frame to the other."""
+
+    def short(self, video: Any) -> None:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,17 @@ class Cropped(FrameRecipe, ABC):
 
 
 def on_frames(kind: Any) -> Any:
-    """A generic method, of those that see ``FRAMES``, as a recipe for clips."""
+    """A generic method, of those that see two views of a thing, as a recipe for pairs of frames."""
     between = () if kind.sees == "views" else (Cropped,)
     own = {"policy": PAPERS[kind]} if kind in PAPERS else {}
     return sees.recipe(kind, FrameRecipe, *between, module=__name__, **own)
 
 
-PAIRS = {name: on_frames(kind) for name, kind in catalog.METHODS.items() if kind.sees in FRAMES}
+GENERIC = {
+    name: on_frames(kind)
+    if kind.sees in ("views", "crops", "numbered")
+    else on_clips(kind, ClipRecipe, module=__name__)
+    for name, kind in catalog.METHODS.items()
+    if kind.sees not in ("labels", "guesses", "strong")
+}
+"""By name: pairs of frames for what compares whole things, whole clips for what hides tokens."""

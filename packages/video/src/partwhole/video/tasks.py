@@ -1,23 +1,23 @@
-"""Recipes for clips: the walk, and core's methods on pairs of frames."""
+"""Recipes for clips: the walk, future prediction, and core's methods on pairs of frames and on whole clips."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from partwhole.core.catalog import Given
 from partwhole.core.data import View
 from partwhole.core.encoder import Encoder
 from partwhole.core.fit import Fit
 from partwhole.core.method import Method
-from partwhole.video import network
-from partwhole.video.recipe import ClipRecipe
-from partwhole.video.sees import PAIRS
-from partwhole.video.views import Walk, Walking
+from partwhole.video import foretell, network
+from partwhole.video.recipe import OnFrames
+from partwhole.video.sees import GENERIC
+from partwhole.video.views import Walk, Walking, begins
 from partwhole.video.walk import RandomWalk
 from partwhole.vision.maps import patch
 
 
 @dataclass(frozen=True, kw_only=True)
-class CRW(ClipRecipe):
+class CRW(OnFrames):
     """Walk through a video along what looks alike, there and back, and arrive where you started (Jabri et al., 2020).
 
     The paper: frames of 256 pixels, 49 patches of 64, width 1, batches of 20 of a quarter of a million clips, lr 1e-4.
@@ -45,6 +45,12 @@ class CRW(ClipRecipe):
         if self.positions == "moved" and self.walk.patch:
             raise ValueError("positions can be moved in whole frames alone: with them, set --walk.patch 0")
 
+    def short(self, video: Any) -> str | None:
+        starts, at = begins(video, self.walk.frames, self.walk.rate)
+        if len(starts):
+            return None
+        return f"{len(at)} frames; a walk has {self.walk.frames}, at {self.walk.rate:g} per second"
+
     def encoder(self) -> Encoder:
         return network.build(self.network, self.walk.patch or self.size, dense=self.dense)
 
@@ -60,4 +66,14 @@ class CRW(ClipRecipe):
         return Walking(walk=self.walk, size=self.size, nodes=nodes, roll=roll)
 
 
-TASKS = {"crw": CRW, **PAIRS}
+@dataclass(frozen=True, kw_only=True)
+class DPC(foretell.DPC, OnFrames):
+    """Tell the next blocks of a clip among all, by what came before (Han et al., 2019)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemDPC(foretell.MemDPC, OnFrames):
+    """The same as a mixture of what is remembered, forwards and backwards (Han et al., 2020)."""
+
+
+TASKS = {"crw": CRW, "dpc": DPC, "memdpc": MemDPC, **GENERIC}
