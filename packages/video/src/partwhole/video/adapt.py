@@ -21,7 +21,7 @@ class Adaptation:
     """Learning rate, the same in all of them."""
     batch: int = 4
     """Walks a step."""
-    size: int = 128
+    size: int = 64
     """Side of a frame, in pixels."""
     walk: Walk = field(default_factory=Walk)
     temperature: float = 0.05

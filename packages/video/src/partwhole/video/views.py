@@ -85,10 +85,11 @@ class Walk:
     """Frames of a walk."""
     rate: float = 8.0
     """Frames per second."""
-    patch: int = 32
-    """Side of a patch, in pixels, each of which is a node; 0: nodes are the places of the map of a whole frame."""
+    patch: int = 16
+    """Side of a patch, in pixels, each of which is a node, in the paper a quarter of the frame's; 0: nodes are the
+    places of the map of a whole frame."""
     grid: int = 7
-    """Patches of a row and of a column, as far apart as fill the frame: the paper's overlap by half."""
+    """Patches of a row and of a column, as far apart as fill the frame: seven quarters overlap by half."""
     crop: tuple[float, float] = (0.8, 0.95)
     """Share of its area that is seen of a frame, drawn from this range for each frame."""
     jitter: tuple[float, float] = (0.7, 0.9)
@@ -142,7 +143,8 @@ class Walking:
     def __call__(self, sample: Sample) -> dict[str, Tensor]:
         video, walk = sample["video"], self.walk
         frames = video.frames(draw(video, walk.frames, walk.rate))
-        boxes = torch.stack([random_box(*frames.shape[2:], walk.crop, RATIO, 0.0) for _ in frames])
+        high, wide = frames.shape[2:]
+        boxes = torch.stack([random_box(high, wide, walk.crop, RATIO, 0.0) for _ in frames])
         x = resample.crops(frames, boxes, self.size)
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
         x = x.sub_(mean).div_(std)
