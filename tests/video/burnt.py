@@ -36,7 +36,7 @@ def write(path, n=60, codec="libx264", times=None, fps=25, container=None, sound
         stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
-        track = out.add_stream("aac", rate=16000) if sound else None
+        track = out.add_stream("aac", rate=16000, layout="mono") if sound else None
         for name, value in context.items():
             setattr(stream.codec_context, name, value)
         for i in range(n):
