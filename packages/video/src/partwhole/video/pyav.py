@@ -48,13 +48,14 @@ class PyAV:
         self.demux: Iterator[Any] = self.container.demux(self.stream)
         self.ready: deque[tuple[int, Any]] = deque()
         self.first: Any = None  # a packet that was read to see where a jump led
+        self.last: Any = None  # the last picture that was shown
         self.at, self.shown, self.count, self.ended = 0, -1, 0, False
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """(T, H, W, 3) uint8 RGB, in the order of ``indices``.
 
-        Where damage within the file leaves no picture for a frame, it is the nearest earlier one that was decoded, as
-        players show it, or the nearest later one. Raises BadVideo where there is none.
+        Where damage within the file leaves no picture for a frame, it is the last that was decoded before it, as
+        players show it, or else the first after it. Raises BadVideo where there is none.
         """
         wanted = sorted(set(indices))
         self.needed = set(wanted)
@@ -66,16 +67,12 @@ class PyAV:
         except BaseException:
             self.shown = len(self.packets)  # a decoder in an unknown state begins anew
             raise
-        if not found:
-            raise BadVideo(self.path, f"no picture for the frames {wanted[:5]}", AGAIN)
-        have = np.array(sorted(found))
-        near = [int(have[max(0, np.searchsorted(have, i, side="right") - 1)]) for i in indices]
-        return np.stack([found[i] for i in near])
+        return np.stack([found[i] for i in indices])
 
     def close(self) -> None:
         """Give back the file and what the decoder holds; PyAV does not do it by itself."""
         self.ready.clear()
-        self.demux, self.first, self.stream, self.context = iter(()), None, None, None
+        self.demux, self.first, self.last, self.stream, self.context = iter(()), None, None, None, None
         self.container.close()
 
     # ------------------------------------------------------------------ inside
@@ -93,13 +90,18 @@ class PyAV:
                 if self._until(frame, found):
                     self.thrifty = self.context.name in PASSED_OVER
                     return
+        if self.last is None:
+            raise BadVideo(self.path, f"no picture for frame {frame}, nor for any before it", AGAIN)
         self.hopeless = True  # damage within the file: it is not decoded from its beginning for every frame
+        found[frame] = self._converted(self.last)
 
     def _until(self, frame: int, found: dict[int, np.ndarray]) -> bool:
         while self.shown < frame and (one := self._next()) is not None:
             self.shown, picture = one
             if self.shown in self.needed and self.shown not in found:
                 found[self.shown] = self._converted(picture)
+            if self.last is None or self.shown <= frame:
+                self.last = picture
         return frame in found
 
     def _next(self) -> tuple[int, Any] | None:
@@ -224,8 +226,11 @@ def look(path: str | Path, *, threads: int = 1) -> Packets:
                     told.append((place, packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
         except FFmpegError as error:
             cut = f"the file is cut off or damaged after {len(told)} frames ({error.strerror})"
+        whole, last = (container.duration or 0) / 1e6, max((t[1] for t in told if t[1] is not None), default=0)
         if len(told) < stream.frames:
             cut = f"the file says it has {stream.frames} frames, and holds {len(told)}"
+        elif not cut and whole > 1 and float(last * (stream.time_base or 0)) < 0.9 * whole - 1:
+            cut = f"the file says it lasts {whole:.1f} s, and its frames end at {float(last * stream.time_base):.1f} s"
         base = stream.time_base or 1
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         about = {

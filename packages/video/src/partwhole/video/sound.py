@@ -42,10 +42,10 @@ def sound(path: str | Path, *, rate: int | None = None) -> tuple[Tensor, int]:
                 if packet is None:
                     break
             parts += [piece.to_ndarray().mean(0) for piece in made.resample(None)]
-    except FFmpegError as error:
-        raise BadVideo(path, f"not a file that can be read ({error.strerror})", AGAIN) from error
     except OSError as error:
         raise BadVideo(path, f"it cannot be opened ({error.strerror})", "check the path") from error
+    except FFmpegError as error:
+        raise BadVideo(path, f"not a file that can be read ({error.strerror})", AGAIN) from error
     if not parts:
         raise BadVideo(path, "no sound in it that can be decoded", AGAIN)
     wave = np.concatenate(parts)
