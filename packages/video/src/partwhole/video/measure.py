@@ -31,8 +31,8 @@ class Following:
     """How objects are followed, and beside what."""
 
     arms: tuple[Arm, ...] = ("copy", "pixels", "random", "encoder")
-    """copy: the first mask for all frames; pixels: the colours of patches of 8 by 8 pixels as features; random: networks
-    like the encoder with fresh weights; encoder: its features.
+    """copy: the first mask for all frames; pixels: the colours of patches of 8 by 8 pixels as features; random:
+    networks like the encoder with fresh weights; encoder: its features.
     """
     draws: int = 3
     """Of random networks."""

@@ -161,7 +161,7 @@ Points = tuple[Tensor, Tensor]  # found and true (T, J, 2), x and y in pixels; N
 
 
 def pck(videos: Iterable[Points], *, thresholds: Sequence[float] = (0.1, 0.2), strict: bool = True) -> dict[str, float]:
-    """Joints found no farther off than ``thresholds`` of a person's size: {"PCK@0.1": share, ...}, the mean over joints.
+    """Joints found no farther off than ``thresholds`` of a person's size, the mean over joints: {"PCK@0.1": share}.
 
     A person's size is .6 of the diagonal of the box around its joints, in each frame. The first frame, which was given,
     does not count, and neither does what is not known in truth.
@@ -196,7 +196,7 @@ def pck(videos: Iterable[Points], *, thresholds: Sequence[float] = (0.1, 0.2), s
 
 def mean_iou(videos: Iterable[tuple[Tensor, Tensor]], classes: int = 20) -> float:
     """Intersection over union of each part over all pixels of all videos together, the mean over parts, as VIP is
-    measured (Zhou et al., 2018): found and true ids (T, H, W) below ``classes``, 0 the background, which is one of them.
+    measured (Zhou et al., 2018): found and true ids (T, H, W) below ``classes``, 0 the background, which counts too.
 
     A part that is nowhere in truth or found does not count; nor does a pixel that is 255 in truth.
     """

@@ -79,12 +79,17 @@ class Propagation:
         if features.shape != self.shape:
             raise ValueError(f"features are {tuple(features.shape)}, and were {tuple(self.shape)} before")
         rows = laid(features, self.dtype)
-        found = self.ring.labels.new_empty(len(rows), self.ring.labels.shape[-1])
-        for tile in self.tiling:
-            met = self.meetings(rows[tile.queries], tile)
-            found[tile.queries] = labels_of(met, self.ring.labels, self.protocol)
+        found = self.found(rows)
         self.ring.add(rows, found)
         return found.mT.unflatten(1, features.shape[1:]).contiguous().float()
+
+    def found(self, rows: Tensor) -> Tensor:
+        """Labels (N, K) of a frame with features (N, D), by ``laid``, from the frames that are there."""
+        out = self.ring.labels.new_empty(len(rows), self.ring.labels.shape[-1])
+        for tile in self.tiling:
+            met = self.meetings(rows[tile.queries], tile)
+            out[tile.queries] = labels_of(met, self.ring.labels, self.protocol)
+        return out
 
     def meetings(self, queries: Tensor, tile: Tile) -> list["Met"]:
         """What the queries (Q, D) of a tile are like: in the first frame, where they see all of it, and in the rest."""
