@@ -126,7 +126,8 @@ class HiddenTubes:
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden(Tubed, ABC):
-    """Nine places of ten are hidden."""
+    """Nine places of ten are hidden (VideoMAE, Tong et al., 2022). Apart from the paper, the mean and spread that a
+    hidden tube is rebuilt without are those of all its pixels, not of each colour by itself."""
 
     ratio: float = 0.9
     """Share of hidden places: the higher, the less is left to tell them from."""

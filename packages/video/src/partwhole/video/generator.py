@@ -39,7 +39,7 @@ def clips(
 
     objects  how many a clip has, from the first to the second number; a higher id is in front of a lower one. All are
              seen in the first frame.
-    speed    1 moves an object by about its radius in ten frames.
+    speed    1 moves an object by about its radius in five frames.
 
     Frame t of clip i is a function of (seed, i, t, size, objects, speed) alone, drawn when it is asked for: a longer
     clip goes on where a shorter one ends. Only the textures of the last few clips are kept.
@@ -211,6 +211,7 @@ class _World:
 
 @lru_cache(maxsize=32)
 def world_of(making: Making, number: int) -> _World:
+    """What clip ``number`` is made of."""
     dice = np.random.default_rng(mix(making.seed, number))
     size, speed = making.size, making.speed
     count = int(dice.integers(making.objects[0], making.objects[1] + 1))
