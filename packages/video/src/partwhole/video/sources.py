@@ -33,7 +33,7 @@ class Source:
     """Clips to generate where no path is given."""
     generate_annotated: int = 12
     """Clips to generate, with the masks of their objects, to follow them in, where no path is given."""
-    frames: int = 16
+    frames: int = 24
     """Frames of a generated clip."""
     seed: int = 0
     """Of generated clips, and of the choice of ``limit`` videos."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from partwhole.core.encoder import Embed, Encoder
 from partwhole.core.transformer import TransformerEncoder
-from partwhole.vision.maps import feature_map
+from partwhole.video.maps import trained_map
 
 
 class Tubes(Embed):
@@ -149,5 +149,5 @@ def clip_map(encoder: Encoder, x: Tensor) -> Tensor:
         raise ValueError(f"clips are {tuple(x.shape)}: (B, 3, T, H, W) is needed")
     if isinstance(encoder, TransformerEncoder) and isinstance(encoder.embed, Tubes):
         return encoder(x)[:, encoder.special :].mT.unflatten(-1, encoder.embed.grid(x))
-    frames = feature_map(encoder, x.transpose(1, 2).flatten(0, 1))  # (B T, D, h, w)
+    frames = trained_map(encoder, x.transpose(1, 2).flatten(0, 1))  # (B T, D, h, w)
     return frames.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
