@@ -18,7 +18,7 @@ from partwhole.core.method import Method
 from partwhole.core.sees import Seeing
 from partwhole.video import network
 from partwhole.video.sources import Source
-from partwhole.video.views import FramePair, OneFrame
+from partwhole.video.views import FramePair, OneFrame, long_enough
 from partwhole.vision import policies
 from partwhole.vision.network import Network
 from partwhole.vision.recipe import Policy
@@ -82,9 +82,14 @@ class ClipRecipe(Seeing, ABC):
         key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:16]
         return self.source.cache / f"{name}-{key}.safetensors"
 
+    @property
+    def needs(self) -> tuple[int, float]:
+        """How many frames a step draws from a clip, and how many per second."""
+        return 1, 1.0
+
     def prepare(self, watch: Any = None) -> Sequence[Any]:
-        """The clips to train on."""
-        return self.source.unlabelled(self.data, self.size, watch=watch)
+        """The clips to train on; those too short for a step are skipped, and told."""
+        return long_enough(self.source.unlabelled(self.data, size=self.size, watch=watch), *self.needs, watch=watch)
 
     def streamed(self, samples: Sequence[Any], view: View) -> Stream:
         return Stream(samples, view, batch=self.batch, seed=self.fit.seed, workers=self.source.loaders)

@@ -45,6 +45,10 @@ class CRW(ClipRecipe):
         if self.positions == "moved" and self.walk.patch:
             raise ValueError("positions can be moved in whole frames alone: with them, set --walk.patch 0")
 
+    @property
+    def needs(self) -> tuple[int, float]:
+        return self.walk.frames, self.walk.rate
+
     def encoder(self) -> Encoder:
         return network.build(self.network, self.walk.patch or self.size, dense=self.dense)
 
