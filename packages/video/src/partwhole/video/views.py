@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from partwhole.core.data import View
+from partwhole.core.watch import Quiet
 from partwhole.vision import resample
 from partwhole.vision.views import MEAN, STD, Looks, Three, random_box
 
@@ -93,9 +94,10 @@ def long_enough(clips: Any, count: int, rate: float, *, watch: Any = None) -> An
             told.append(short(video, count, rate))
     if not kept:
         raise ValueError(f"all {len(clips)} clips are too short; {told[0]}: draw fewer frames, or more per second")
-    for line in told[:TOLD] if watch is not None else ():
+    watch = watch or Quiet()
+    for line in told[:TOLD]:
         watch.say(f"skipped: {line}")
-    if watch is not None and len(told) > TOLD:
+    if len(told) > TOLD:
         watch.say(f"and {len(told) - TOLD} more that are too short")
     return clips.subset(kept) if told else clips
 
