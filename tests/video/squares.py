@@ -31,5 +31,12 @@ class Squares:
         return self.x[list(indices)]
 
 
+class Clips(list):
+    """Samples, of which some can be chosen."""
+
+    def subset(self, indices):
+        return Clips(self[i] for i in indices)
+
+
 def clips(count=8, **how):
-    return [{"video": Squares(seed, **how)} for seed in range(count)]
+    return Clips({"video": Squares(seed, **how)} for seed in range(count))

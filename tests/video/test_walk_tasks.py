@@ -1,11 +1,10 @@
 """Every recipe of frames trains three steps; what the walk's recipe makes of its options."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from squares import clips
+from squares import Clips, clips
 
 from partwhole.core import catalog
 from partwhole.core.fit import fit
@@ -22,10 +21,12 @@ TASKS = {"crw": CRW, **PAIRS}
 
 @dataclass(frozen=True, kw_only=True)
 class InMemory(Source):
-    """Clips that a test makes."""
+    """Clips that a test makes: six, of so many frames."""
 
-    def unlabelled(self, paths, size, watch=None) -> Sequence:
-        return clips(6)
+    lengths: tuple[int, ...] = (8,) * 6
+
+    def unlabelled(self, paths, *, size, watch=None) -> Clips:
+        return Clips(clips(1, frames=length)[0] for length in self.lengths)
 
 
 def tiny(recipe, **rest):
@@ -91,6 +92,32 @@ def test_a_walk_learns_to_return_in_a_few_steps():
     last = run.method(batch)
     assert last["loss"] < first["loss"] - 0.2
     assert last["chance"] > first["chance"]
+
+
+class Heard(Quiet):
+    def __init__(self):
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_clips_that_are_too_short_are_skipped_and_told():
+    heard = Heard()
+    mixed = replace(tiny(CRW()), source=InMemory(lengths=(8, 2, 8, 1)))
+    assert [len(s["video"]) for s in mixed.prepare(heard)] == [8, 8]
+    assert len(heard.said) == 2
+    assert heard.said[0].startswith("skipped: squares 0 has 2 frames in 0.12 s, and 3 at 8 per second take 0.25 s")
+    run = mixed.build()
+    assert next(run.stream())["x"].shape == (4, 3, 9, 3, 16, 16)
+    pairs = replace(tiny(PAIRS["simsiam"]()), source=InMemory(lengths=(8, 2, 8, 1)))
+    assert len(pairs.prepare()) == 4
+    with pytest.raises(ValueError, match=r"all 2 clips are too short; squares 0 has 1 frames"):
+        replace(mixed, source=InMemory(lengths=(1, 2))).build()
+    many = Heard()
+    replace(mixed, source=InMemory(lengths=(8,) + (2,) * 13)).prepare(many)
+    assert len(many.said) == 11
+    assert many.said[-1] == "and 3 more that are too short"
 
 
 def test_what_is_wrong_is_said():

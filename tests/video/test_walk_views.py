@@ -56,7 +56,7 @@ def test_frames_that_last_longer_are_drawn_by_their_time():
 
 
 def test_a_video_that_is_too_short_is_named_with_what_to_do():
-    with pytest.raises(ValueError, match=r"squares 3 has 2 frames in 0.12 s, and 4 frames at 8 per second take 0.38 s"):
+    with pytest.raises(ValueError, match=r"squares 3 has 2 frames in 0.12 s, and 4 at 8 per second take 0.38 s"):
         draw(Squares(3, frames=2), 4, 8.0)
     view = Walking(walk=still, size=64)
     with pytest.raises(BadSample, match=r"sample 0.*squares 0 has 3 frames.*leave it out"):

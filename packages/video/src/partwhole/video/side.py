@@ -3,6 +3,7 @@
 Axes: T frames, N patches or blocks, S side, P side of a patch.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,18 @@ from partwhole.core.encoder import Encoder
 from partwhole.core.report import Page
 from partwhole.core.transformer import marked
 from partwhole.core.watch import Watch
+from partwhole.video.follow import follow
+from partwhole.video.show import affinity_picture, film, gif, strip, write_mp4
 from partwhole.vision.images import some
+from partwhole.vision.maps import IGNORED
 from partwhole.vision.sheet import contact
 
 if TYPE_CHECKING:
     from partwhole.video.recipe import ClipRecipe
 
 SEEN = 8  # pictures of a view side by side
+SHOWN = 4  # videos in which it is shown how objects are followed
+HEIGHT, MOST = 160, 40  # of the film on the page: pixels, and frames
 
 
 def views(page: Page, recipe: "ClipRecipe", clips: Sequence[Any], encoder: Encoder, rows: int = 4) -> None:
@@ -36,6 +42,44 @@ def views(page: Page, recipe: "ClipRecipe", clips: Sequence[Any], encoder: Encod
     sheet = contact(list(zip(*seen, strict=True)))
     page.section("What it was shown")
     page.picture(sheet, "A frame, and beside each what one step sees of its clip.", width=110 * len(seen[0]))
+
+
+def followed(
+    page: Page, recipe: "ClipRecipe", encoder: Encoder, samples: Sequence[Any], folder: Path, watch: Watch
+) -> None:
+    """Objects followed through some videos: a film of each in ``folder``, the first on the page, frames of the others;
+    and where places of the first frame go."""
+    protocol, shown = recipe.measure.protocol, some(samples, SHOWN)
+    page.heading("As it was followed, and the truth")
+    names = []
+    for i, sample in enumerate(shown):
+        watch.say(f"a film of {sample['video'].name}")
+        video, found = sample["video"], follow(encoder, sample["video"], sample["masks"], protocol)
+        truth = sample["masks"].frames(range(len(video)))
+        each = -(-len(video) // MOST)
+        fps = min(video.fps, 24.0)
+        file = f"{re.sub(r'[^0-9A-Za-z._-]+', '-', str(video.name))}.mp4"
+        write_mp4(folder / file, film(video, found, truth), fps=fps)
+        names.append(file)
+        if i == 0:
+            moving = gif(film(video, found, truth, height=HEIGHT, every=each), fps=fps / each, most=MOST)
+            page.picture(moving, f"{video.name}: what was found, and the truth beside it.")
+        else:
+            page.picture(*strip(video, {"found": found, "true": truth}))
+    page.text(f"Films of these videos lie in {folder.name}/: {', '.join(names)}.")
+    page.heading("Where a patch goes")
+    page.picture(*affinity_picture(encoder, shown[0]["video"], centres(shown[0]["masks"].frames([0])[0]), protocol))
+
+
+def centres(ids: Tensor) -> list[tuple[float, float]]:
+    """A place in each of the first two objects of a mask (H, W), as shares of its height and width: the pixel nearest to
+    the middle of the object."""
+    out = []
+    for one in [k for k in ids.unique().tolist() if k not in (0, IGNORED)][:2]:
+        at = (ids == one).nonzero().double()
+        y, x = at[(at - at.mean(0)).square().sum(1).argmin()].tolist()
+        out.append((y / ids.shape[0], x / ids.shape[1]))
+    return out
 
 
 def pictures(batch: Mapping[str, Any], encoder: Encoder) -> list[Tensor]:

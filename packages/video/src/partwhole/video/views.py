@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from partwhole.core.data import View
+from partwhole.core.watch import Quiet
 from partwhole.vision import resample
 from partwhole.vision.views import MEAN, STD, Looks, Three, random_box
 
 Sample = Mapping[str, Any]
+TOLD = 10  # lines about clips that are too short
 RATIO = (0.7, 1.3)  # width to height of the crop of a frame, which becomes square
 
 
@@ -46,11 +48,7 @@ def draw(video: Video, count: int, rate: float) -> list[int]:
     """
     starts, at = begins(video, count, rate)
     if not len(starts):
-        long = 0.0 if len(video) < 2 else float(at[-1] - at[0])
-        raise ValueError(
-            f"{video.name} has {len(video)} frames in {long:.2f} s, and {count} frames at {rate:g} per second take "
-            f"{(count - 1) / rate:.2f} s: draw fewer frames, or more per second, or leave it out"
-        )
+        raise ValueError(f"{short(video, count, rate)}: draw fewer frames, or more per second, or leave it out")
     start = int(starts[int(torch.randint(len(starts), ()))])
     ahead = torch.arange(count)
     wanted = at[start] + ahead / rate
@@ -72,6 +70,36 @@ def begins(video: Video, count: int, rate: float) -> tuple[Tensor, Tensor]:
     enough = at + (count - 1) / rate <= at[-1] + slack
     enough[len(at) - count + 1 :] = False
     return enough.nonzero()[:, 0], at
+
+
+def short(video: Video, count: int, rate: float) -> str:
+    """In words, why a video is too short."""
+    at = video.times()
+    long = float(at[-1] - at[0]) if len(video) else 0.0
+    takes = (count - 1) / rate
+    return (
+        f"{video.name} has {len(video)} frames in {long:.2f} s, and {count} at {rate:g} per second take {takes:.2f} s"
+    )
+
+
+def long_enough(clips: Any, count: int, rate: float, *, watch: Any = None) -> Any:
+    """The clips from which ``count`` frames can be drawn at ``rate`` per second; ``watch`` is told of the others.
+    ValueError where none is left."""
+    kept, told = [], []
+    for i in range(len(clips)):
+        video = clips[i]["video"]
+        if len(begins(video, count, rate)[0]):
+            kept.append(i)
+        else:
+            told.append(short(video, count, rate))
+    if not kept:
+        raise ValueError(f"all {len(clips)} clips are too short; {told[0]}: draw fewer frames, or more per second")
+    watch = watch or Quiet()
+    for line in told[:TOLD]:
+        watch.say(f"skipped: {line}")
+    if len(told) > TOLD:
+        watch.say(f"and {len(told) - TOLD} more that are too short")
+    return clips.subset(kept) if told else clips
 
 
 # ------------------------------------------------------------------ what is seen of them
