@@ -131,7 +131,7 @@ def _near(a: np.ndarray, b: np.ndarray, radius: int) -> int:
     from scipy.spatial import KDTree
 
     if np.count_nonzero(a) + np.count_nonzero(b) > a.size / FULL:
-        return int(np.count_nonzero(distance_transform_edt(~b)[a] <= radius + 1e-6))
+        return int(np.count_nonzero(np.asarray(distance_transform_edt(~b))[a] <= radius + 1e-6))
     # Squares of distances are whole numbers, so that half a number more decides nothing else.
     far, _ = KDTree(np.argwhere(b)).query(np.argwhere(a), distance_upper_bound=math.sqrt(radius * radius + 0.5))
     return int(np.count_nonzero(np.isfinite(far)))
@@ -169,28 +169,22 @@ def pck(videos: Iterable[Points], *, thresholds: Sequence[float] = (0.1, 0.2), s
     strict: a joint that is lost is wrong. Not strict is as published (Jabri et al., 2020; Li et al., 2019): it is left
     out of the count and of the box, so that a method that loses what is difficult looks better.
     """
-    right: list[np.ndarray] = []  # of each video (thresholds, T - 1, J)
-    counted: list[np.ndarray] = []
+    hits = total = torch.zeros((), dtype=torch.float64)
     for found, true in videos:
         if found.shape != true.shape or found.ndim != 3 or found.shape[-1] != 2:
             raise ValueError(f"joints (T, J, 2) twice are needed; got {tuple(found.shape)} and {tuple(true.shape)}")
-        p, t = (x.double().numpy()[1:] for x in (found, true))
-        known, seen = np.isfinite(t).all(-1), np.isfinite(p).all(-1)
+        p, t = found[1:].double(), true[1:].double()
+        known, seen = t.isfinite().all(-1), p.isfinite().all(-1)
         counts = known if strict else known & seen
-        low = np.where(counts[..., None], t, np.inf).min(1, initial=np.inf)
-        high = np.where(counts[..., None], t, -np.inf).max(1, initial=-np.inf)
-        size = 0.6 * np.hypot(*np.where(high >= low, high - low, 0).T)[:, None]
-        far = np.where(known & seen, np.hypot(*(p - t).transpose(2, 0, 1)), np.inf)
-        right.append(np.stack([(far <= share * size) & counts for share in thresholds]))
-        counted.append(counts)
-    if not counted:
-        raise ValueError("joints of one video or more are needed, and there is none")
-    total = np.sum([c.sum(0) for c in counted], 0)
-    if not total.any():
-        raise ValueError("no joint of any video counts: none is known after the first frame")
-    hits = np.sum([r.sum(1) for r in right], 0)
+        low, high = (t.masked_fill(~counts[..., None], end) for end in (math.inf, -math.inf))
+        size = 0.6 * (high.amax(1) - low.amin(1)).clamp(min=0).norm(dim=-1, keepdim=True)
+        far = (p - t).norm(dim=-1).masked_fill(~(known & seen), math.inf)
+        hits = hits + torch.stack([((far <= share * size) & counts).sum(0) for share in thresholds])
+        total = total + counts.sum(0)
     some = total > 0
-    means = [float((row[some] / total[some]).mean()) for row in hits]
+    if not some.any():
+        raise ValueError("no joint of any video counts: one that is known after the first frame is needed")
+    means = (hits[:, some] / total[some]).mean(1).tolist()
     return {f"PCK@{share:g}": value for share, value in zip(thresholds, means, strict=True)}
 
 
