@@ -176,8 +176,8 @@ def two_layers(dim: int, out: int, gain: float) -> nn.Sequential:
 
 
 CAPTION = (
-    "Clips, a frame of each block; those in frames are the blocks to be told. Below them, what each prediction is "
-    "nearest to among all of these blocks: green where it is the right one."
+    "Clips, a frame of each block. Below the last ones, which were to be told, is what each prediction is nearest to "
+    "among all of these blocks: green where it is the right one."
 )
 
 
@@ -201,5 +201,5 @@ def picture(method: Foretelling, view: Blocks, samples: Sequence[Any], *, seed: 
             at = int(nearest[b * P + p])
             answers.append(framed(middle[at // P][N - P + at % P], at == b * P + p))
         blank = torch.ones_like(clip[0])
-        rows += [[*clip[: N - P], *(framed(c, True) for c in clip[N - P :])], [*[blank] * (N - P), *answers]]
+        rows += [clip, [*[blank] * (N - P), *answers]]
     return sheet(rows, side=64)
