@@ -22,7 +22,7 @@ from partwhole.vision.annotated import BACKGROUND, Annotated, Halves, Parts, lay
 from partwhole.vision.detection import Detection, detection
 from partwhole.vision.draw import boxed, painted, png, stacked
 from partwhole.vision.images import some
-from partwhole.vision.maps import attention, enlarged, jaccard_of, objects, resized, step
+from partwhole.vision.maps import attention, enlarged, jaccard_of, objects, step, thumbnail
 from partwhole.vision.pictures import masks_picture
 from partwhole.vision.precision import Found
 from partwhole.vision.segmentation import Segmentation, segmentation
@@ -230,7 +230,7 @@ class _Measurements:
         shown = some(pair.test, SHOWN)
 
         def sheet(name: str, answer: Callable[[Any], Tensor]) -> None:
-            photos = [_photo(s) for s in shown]
+            photos = [thumbnail(s["image"], SIDE) for s in shown]
             masks = [enlarged(answer(s)[None], p.shape[1:])[0].long() for s, p in zip(shown, photos, strict=True)]
             self.write(f"segmentation-{name}", png([[painted(p, m)] for p, m in zip(photos, masks, strict=True)]))
 
@@ -247,7 +247,7 @@ class _Measurements:
         def sheet(name: str, answer: Callable[[Any], Found]) -> None:
             rows = []
             for sample in shown:
-                photo, one = _photo(sample), answer(sample)
+                photo, one = thumbnail(sample["image"], SIDE), answer(sample)
                 count = int((~sample["ignored"]).sum())  # no least score: those of a short training are low
                 sure = one.scores.argsort(descending=True, stable=True)[:count]
                 boxes, tints = one.boxes[sure] * (photo.shape[2] / sample["image"].shape[2]), one.labels[sure]
@@ -276,8 +276,3 @@ def _attends(encoder: Encoder, size: int) -> None:
     pixels = step(encoder, size)
     side = max(1, round(size / pixels)) * pixels
     attention(encoder, torch.zeros(1, 3, side, side, device=device_of(encoder)))
-
-
-def _photo(sample: Mapping[str, Any]) -> Tensor:
-    H, W = sample["image"].shape[1:]
-    return resized(sample["image"], (SIDE, max(1, round(W * SIDE / H))), (0, 0, 0), (1, 1, 1))
