@@ -22,7 +22,7 @@ import torch
 from partwhole.core import catalog, files, probe_report
 from partwhole.core.charts import heat_map
 from partwhole.core.checkpoint import differences
-from partwhole.core.data import View
+from partwhole.core.data import View, as_it_is
 from partwhole.core.doctor import Collapsed
 from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.fit import NonFinite, Run, fit
@@ -187,11 +187,6 @@ class Study:
         alone = replace(self.recipe.measure, arms=("frozen",), shots=(), draws=1, readouts=("knn", "ridge"))
         arms = probe(encoder, self.classes, plain=as_it_is, look=as_it_is, options=alone)["arms"]
         return {readout: arms[f"frozen {readout}"][ALL][0] for readout in READOUTS}
-
-
-def as_it_is(x: torch.Tensor) -> torch.Tensor:
-    """The view of what is x already."""
-    return x
 
 
 def decisive(recipe: Augmentations, encoder: Encoder, images: Images, classes: Classes) -> dict[str, Any]:
