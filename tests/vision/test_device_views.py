@@ -117,16 +117,10 @@ def test_half_a_training_with_each_is_a_whole_one(both, task, tmp_path):
 
 
 @pytest.mark.parametrize("task", PRETEXT)
-def test_pretext_tasks_make_views_of_their_own_and_say_so(both, task):
-    class Heard(Quiet):
-        said: list[str] = []
-
-        def say(self, text):
-            self.said.append(text)
-
+def test_pretext_tasks_make_views_of_their_own_and_say_so(both, task, heard):
     recipe = replace(both(task)[1], size=48)
-    batch = next(recipe.build(watch=Heard()).stream())
-    assert any("--source.views device changes nothing" in text for text in Heard.said)
+    batch = next(recipe.build(watch=heard).stream())
+    assert any("--source.views device changes nothing" in text for text in heard.said)
     assert "x" in batch
 
 
