@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from partwhole.core.watch import Quiet
@@ -25,16 +24,8 @@ FAST = (
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory) -> Path:
-    where = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for colour, name in ((0, "red"), (2, "blue")):
-        (where / name).mkdir()
-        for i in range(5):
-            x = torch.randint(0, 60, (36, 40, 3), generator=generator).byte()
-            x[..., colour] += 150
-            Image.fromarray(x.numpy()).save(where / name / f"{i}.png")
-    return where
+def good(coloured, tmp_path_factory) -> Path:
+    return coloured(tmp_path_factory.mktemp("images"), {"red": 5, "blue": 5}, (36, 40))
 
 
 @pytest.fixture

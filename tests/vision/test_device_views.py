@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from partwhole.core import distributed
 from partwhole.core.batches import equal
@@ -24,16 +23,10 @@ PRETEXT = [name for name, kind in TASKS.items() if issubclass(kind, Pretext)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(coloured, tmp_path_factory) -> Path:
     """Noise of several sizes, red and blue."""
-    where, generator = tmp_path_factory.mktemp("images"), torch.Generator().manual_seed(0)
-    for name, colour in (("blue", 2), ("red", 0)):
-        (where / name).mkdir()
-        for i in range(6):
-            x = torch.randint(0, 100, (20 + i, 28 - i, 3), generator=generator).byte()
-            x[..., colour] += 150
-            Image.fromarray(x.numpy()).save(where / name / f"{i}.png")
-    return where
+    where, counts = tmp_path_factory.mktemp("images"), {"blue": 6, "red": 6}
+    return coloured(where, counts, lambda i: (20 + i, 28 - i), noise=100)
 
 
 @pytest.fixture(scope="module")

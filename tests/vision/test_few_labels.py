@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from partwhole.core.checkpoint import load_encoder, save_encoder
 from partwhole.core.encoder import fresh
@@ -21,18 +20,10 @@ from partwhole.vision.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(coloured, tmp_path_factory) -> Path:
     """Blue, green and red squares, a folder for each: 20, 20 and 3 to learn from."""
-    where = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for part, counts in (("train", (20, 20, 3)), ("test", (4, 4, 4))):
-        for name, colour, count in zip(("blue", "green", "red"), (2, 1, 0), counts, strict=True):
-            (where / part / name).mkdir(parents=True)
-            for i in range(count):
-                x = torch.randint(0, 60, (16, 16, 3), generator=generator).byte()
-                x[..., colour] += 150
-                Image.fromarray(x.numpy()).save(where / part / name / f"{i}.png")
-    return where
+    counts = {"train/blue": 20, "train/green": 20, "train/red": 3, "test/blue": 4, "test/green": 4, "test/red": 4}
+    return coloured(tmp_path_factory.mktemp("images"), counts, (16, 16))
 
 
 def tiny(task, folder, cache, **rest):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from partwhole.core.checkpoint import load_encoder
 from partwhole.vision.tasks import TASKS
@@ -17,16 +16,9 @@ SMALL = ["--source.cache", "cache", "--source.workers", "1", "--network.width", 
 
 
 @pytest.fixture
-def run(tools):
+def run(tools, coloured):
     """``run.py`` on red and blue squares, in an empty folder."""
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 6), ("test", 3)):
-        for name, colour in (("blue", 2), ("red", 0)):
-            (Path("images") / part / name).mkdir(parents=True)
-            for i in range(count):
-                x = torch.randint(0, 60, (20, 20, 3), generator=generator).byte()
-                x[..., colour] += 150
-                Image.fromarray(x.numpy()).save(f"images/{part}/{name}/{i}.png")
+    coloured(Path("images"), {"train/blue": 6, "train/red": 6, "test/blue": 3, "test/red": 3}, (20, 20))
 
     def call(task, folder, *words, size=16):
         fixed = ["--modality", "vision", "--task", task, "--folder", folder, "--data", "images", "--size", str(size)]

@@ -44,18 +44,10 @@ def trained(heard) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def data(coloured, tmp_path_factory) -> Path:
     """Noisy red and blue images of several sizes, all smaller than what the network sees or a little larger."""
-    where = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 8), ("test", 6)):
-        for name, colour in (("blue", 2), ("red", 0)):
-            (where / part / name).mkdir(parents=True)
-            for i in range(count):
-                x = torch.randint(0, 200, (10 + i, 14, 3), generator=generator).byte()
-                x[..., colour] += 20
-                Image.fromarray(x.numpy()).save(where / part / name / f"{i}.png")
-    return where
+    counts = {"train/blue": 8, "train/red": 8, "test/blue": 6, "test/red": 6}
+    return coloured(tmp_path_factory.mktemp("images"), counts, lambda i: (10 + i, 14), noise=200, colour=20)
 
 
 @pytest.fixture

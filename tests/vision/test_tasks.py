@@ -23,18 +23,10 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Red and blue squares, a folder for each, ten of them noisy."""
-    where = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 8), ("test", 4)):
-        for name, colour in (("blue", 2), ("red", 0)):
-            (where / part / name).mkdir(parents=True)
-            for i in range(count):
-                x = torch.randint(0, 60, (24, 24, 3), generator=generator).byte()
-                x[..., colour] += 150
-                Image.fromarray(x.numpy()).save(where / part / name / f"{i}.png")
-    return where
+def folder(coloured, tmp_path_factory) -> Path:
+    """Red and blue squares, a folder for each, eight of them to learn from."""
+    counts = {"train/blue": 8, "train/red": 8, "test/blue": 4, "test/red": 4}
+    return coloured(tmp_path_factory.mktemp("images"), counts, (24, 24))
 
 
 def tiny(recipe: ImageRecipe, cache: Path, **rest) -> ImageRecipe:
