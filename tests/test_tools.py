@@ -4,7 +4,6 @@ import errno
 import importlib
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,10 +36,17 @@ def test_help_lists_modalities_then_tasks_and_recipes_then_fields(tools, capsys)
     assert "Optimizer steps. (default: 12)" in text
 
 
+def test_without_a_modality_all_that_have_tasks_are_listed(tools, capsys):
+    assert tools("run") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("run.py: choose a modality, with --modality:\n  ")
+    for name in ("shape3d", "vision"):
+        assert re.search(rf"^  {name} +\w+", error, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ([], "choose a modality, with --modality:\n  shape3d"),
         (["--modality", "shap3d"], "no modality 'shap3d' in partwhole. Did you mean shape3d?"),
         (["--modality", "toybox.task"], "no module 'toybox.task'"),
         (["--modality", "json.decoder"], "json.decoder has no dict TASKS"),
@@ -214,7 +220,7 @@ def test_what_the_machine_says_is_one_line_wherever_it_came_from(tools, capsys, 
     def work() -> int:
         raise error
 
-    assert sys.modules["recipes"].guarded(work) == code
+    assert importlib.import_module("recipes").guarded(work) == code
     assert words in capsys.readouterr().err
 
 
