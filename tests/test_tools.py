@@ -133,6 +133,17 @@ def test_another_recipe_in_the_folder_is_refused_and_incidental_fields_are_not(t
     assert re.search(r"^shots +9$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_weights_that_training_cannot_begin_with_are_told(toy, capsys):
+    for path, words in (
+        ("gone.pth", "--other: no weights at gone.pth: no such file. Give a file of weights, or leave --other out"),
+        ("toybox", "--other: no weights at toybox: a folder. Give a file of weights, or leave --other out"),
+        ("r/weights.pth", "--other is in the folder of this very run, r: choose another --folder"),
+    ):
+        assert toy("--folder", "r", "--other", path) == 2
+        assert words in capsys.readouterr().err
+    assert not Path("r").exists()
+
+
 def test_tensorboard_events_are_written(toy, capsys):
     assert toy("--folder", "r", "--tensorboard") == 0
     assert list(Path("r").glob("events.out.tfevents.*"))
