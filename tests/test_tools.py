@@ -195,6 +195,25 @@ def test_evaluate_says_what_is_wrong_with_a_folder(toy, tools, capsys):
         assert words in capsys.readouterr().err
 
 
+def test_an_evaluation_tells_if_what_the_training_began_with_has_changed(toy, tools, capsys):
+    weights = Path("weights.pth")
+    weights.write_bytes(b"1")
+    assert toy("--folder", "r", "--other", "weights.pth") == 0
+    weights.write_bytes(b"2")
+    for call in (lambda: toy("--folder", "r", "--other", "weights.pth"), lambda: tools("evaluate", "--folder", "r")):
+        capsys.readouterr()
+        assert call() == 2
+        assert "contents.other: '" in (error := capsys.readouterr().err)
+        assert error.count("'") == 4  # there and now
+    assert f"began with other weights than those in {weights.absolute()}" in error
+    Path("others.pth").write_bytes(b"3")
+    assert tools("evaluate", "--folder", "r", "--other", "others.pth") == 2
+    weights.unlink()
+    assert tools("evaluate", "--folder", "r") == 0
+    weights.write_bytes(b"1")
+    assert tools("evaluate", "--folder", "r") == 0
+
+
 def test_a_run_without_its_encoder_is_evaluated_after_its_command(toy, tools, capsys):
     assert toy("--folder", "r") == 0
     (Path("r") / "encoder.json").unlink()

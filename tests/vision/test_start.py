@@ -28,7 +28,7 @@ def run(tools, coloured):
 
 
 @pytest.mark.slow
-def test_fixmatch_begins_with_the_encoder_of_simclr_and_knows_if_it_changed(run, capsys):
+def test_fixmatch_begins_with_the_encoder_of_simclr_and_knows_if_it_changed(run, tools, capsys):
     assert run("simclr", "first") == 0
     assert run("fixmatch", "second", "--init", "first", "--fit.lr", "0", "--fit.weight-decay", "0") == 0
     first, second = (dict(load_encoder(f).named_parameters()) for f in ("first", "second"))
@@ -47,6 +47,8 @@ def test_fixmatch_begins_with_the_encoder_of_simclr_and_knows_if_it_changed(run,
     assert run("fixmatch", "third", "--init", "first") == 2
     assert "third holds a run of another recipe: contents.init: '" in (error := capsys.readouterr().err)
     assert error.count("'") == 4  # there and now
+    assert tools("evaluate", "--folder", "third") == 2  # which would train plainly from where it began, to compare
+    assert "contents.init: '" in capsys.readouterr().err
     weights.write_bytes(content)
     assert run("fixmatch", "third", "--init", "first") == 0
 
