@@ -8,10 +8,34 @@ from pathlib import Path
 
 import pytest
 
+from partwhole.core.watch import Quiet
+
 TOOLS = Path(__file__).parent.parent / "tools"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs ignore Ctrl-C, and so would children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Heard(Quiet):
+    """A watch that keeps what it is told."""
+
+    def __init__(self):
+        self.steps, self.metrics, self.said = [], [], []
+
+    def step(self, done, values):
+        self.steps.append((done, values))
+
+    def evaluated(self, done, metrics):
+        self.metrics.append((done, metrics))
+
+    def say(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture
+def heard():
+    """A watch that keeps what it is told: ``steps`` and ``metrics``, each with its number, and ``said``."""
+    return Heard()
 
 
 @pytest.fixture

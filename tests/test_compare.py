@@ -1,26 +1,16 @@
 """The table of several runs: seeds together, spreads of the right things."""
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from statistics import stdev
 
 import pytest
 
-TOOLS = Path(__file__).parent.parent / "tools"
-
 
 @pytest.fixture
-def compare(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    spec = importlib.util.spec_from_file_location("compare_tool", TOOLS / "compare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("recipes", None)
+def compare(tools):
+    return importlib.import_module("compare")
 
 
 def write(folder: Path, seed: int, loss: str, values: list[float]) -> Path:

@@ -4,7 +4,6 @@ import errno
 import importlib
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,10 +36,17 @@ def test_help_lists_modalities_then_tasks_and_recipes_then_fields(tools, capsys)
     assert "Optimizer steps. (default: 12)" in text
 
 
+def test_without_a_modality_all_that_have_tasks_are_listed(tools, capsys):
+    assert tools("run") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("run.py: choose a modality, with --modality:\n  ")
+    for name in ("shape3d", "vision"):
+        assert re.search(rf"^  {name} +\w+", error, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ([], "choose a modality, with --modality:\n  shape3d"),
         (["--modality", "shap3d"], "no modality 'shap3d' in partwhole. Did you mean shape3d?"),
         (["--modality", "toybox.task"], "no module 'toybox.task'"),
         (["--modality", "json.decoder"], "json.decoder has no dict TASKS"),
@@ -127,6 +133,17 @@ def test_another_recipe_in_the_folder_is_refused_and_incidental_fields_are_not(t
     assert re.search(r"^shots +9$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_weights_that_training_cannot_begin_with_are_told(toy, capsys):
+    for path, words in (
+        ("gone.pth", "--other: no weights at gone.pth: no such file. Give a file of weights, or leave --other out"),
+        ("toybox", "--other: no weights at toybox: a folder. Give a file of weights, or leave --other out"),
+        ("r/weights.pth", "--other is in the folder of this very run, r: choose another --folder"),
+    ):
+        assert toy("--folder", "r", "--other", path) == 2
+        assert words in capsys.readouterr().err
+    assert not Path("r").exists()
+
+
 def test_tensorboard_events_are_written(toy, capsys):
     assert toy("--folder", "r", "--tensorboard") == 0
     assert list(Path("r").glob("events.out.tfevents.*"))
@@ -178,6 +195,25 @@ def test_evaluate_says_what_is_wrong_with_a_folder(toy, tools, capsys):
         assert words in capsys.readouterr().err
 
 
+def test_an_evaluation_tells_if_what_the_training_began_with_has_changed(toy, tools, capsys):
+    weights = Path("weights.pth")
+    weights.write_bytes(b"1")
+    assert toy("--folder", "r", "--other", "weights.pth") == 0
+    weights.write_bytes(b"2")
+    for call in (lambda: toy("--folder", "r", "--other", "weights.pth"), lambda: tools("evaluate", "--folder", "r")):
+        capsys.readouterr()
+        assert call() == 2
+        assert "contents.other: '" in (error := capsys.readouterr().err)
+        assert error.count("'") == 4  # there and now
+    assert f"began with other weights than those in {weights.absolute()}" in error
+    Path("others.pth").write_bytes(b"3")
+    assert tools("evaluate", "--folder", "r", "--other", "others.pth") == 2
+    weights.unlink()
+    assert tools("evaluate", "--folder", "r") == 0
+    weights.write_bytes(b"1")
+    assert tools("evaluate", "--folder", "r") == 0
+
+
 def test_a_run_without_its_encoder_is_evaluated_after_its_command(toy, tools, capsys):
     assert toy("--folder", "r") == 0
     (Path("r") / "encoder.json").unlink()
@@ -214,7 +250,7 @@ def test_what_the_machine_says_is_one_line_wherever_it_came_from(tools, capsys, 
     def work() -> int:
         raise error
 
-    assert sys.modules["recipes"].guarded(work) == code
+    assert importlib.import_module("recipes").guarded(work) == code
     assert words in capsys.readouterr().err
 
 

@@ -52,6 +52,7 @@ class Shrink:
     data: tuple[Path, ...] = ()
     """Folders to read."""
     other: Path | None = None
+    """A file of weights, which are not read."""
     net: Net = Net()
     pair: tuple[int, float] = (1, 2.0)
     names: dict[str, int] | None = None
@@ -62,6 +63,9 @@ class Shrink:
     """Give zeros, whatever comes in."""
     fit: Fit = Fit(steps=12, save_every=3, log_every=4)
     incidental: ClassVar[frozenset[str]] = frozenset({"shots"})
+
+    def origins(self):
+        return {} if self.other is None else {"other": self.other}
 
     def prepare(self, watch: Any = None):
         Path("prepared").write_text("yes")

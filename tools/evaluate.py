@@ -17,7 +17,7 @@ import progress
 import recipes
 import run
 
-from partwhole.core import checkpoint
+from partwhole.core import checkpoint, files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(recipe, "finish"):
         raise recipes.Usage(f"{type(recipe).__name__} has no evaluation of its own")
     refuse_unfinished(options.folder)
+    refuse_changed(options.folder, recipe)
     watch = progress.make()
     try:
         run.finish(recipe, options.folder, watch)
@@ -54,6 +55,25 @@ def refuse_unfinished(folder: Path) -> None:
         command = json.loads((folder / "run.json").read_text()).get("command", "its command")
         raise recipes.Usage(
             f"the run in {folder} {begun}, so there is no encoder to evaluate. Go on with it: {command}"
+        )
+
+
+def refuse_changed(folder: Path, recipe: Any) -> None:
+    """Usage where a file that the training began with holds something else now: what is compared may begin there too.
+
+    Where it is gone the evaluation itself tells what it cannot do.
+    """
+    try:
+        found = recipe.origins() if hasattr(recipe, "origins") else {}
+    except ValueError:  # a folder that has lost its weights
+        return
+    began = json.loads((folder / "run.json").read_text()).get("identity", {}).get("contents", {})
+    now = {name: files.digest(path) for name, path in found.items() if path.is_file()}
+    if differing := checkpoint.differences({name: began.get(name) for name in now}, now, "contents"):
+        paths = ", ".join(str(found[name]) for name in now if now[name] != began.get(name))
+        raise recipes.Usage(
+            f"the run in {folder} began with other weights than those in {paths}: {'; '.join(differing)}. Put back "
+            "what was there, or move this away: what needs it is then left out"
         )
 
 

@@ -118,13 +118,20 @@ def origins(recipe: Any, folder: Path) -> dict[str, str]:
     """What the files are that a recipe's training begins from: the same paths may hold other weights one day."""
     found = recipe.origins() if hasattr(recipe, "origins") else {}
     for name, path in found.items():
+        run = name == "init"  # a folder, where the others are files themselves
         if path.parent.resolve() == folder.resolve():
             raise recipes.Usage(
-                f"--{name} is the folder of this very run, {folder}: choose another --folder for what begins there"
+                f"--{name} is {'the folder' if run else 'in the folder'} of this very run, {folder}: choose another "
+                "--folder for what begins there"
             )
-        if not path.is_file():
+        if path.is_file():
+            continue
+        if run:
             there = f"{path.parent} has no {path.name}" if path.parent.is_dir() else f"there is no folder {path.parent}"
-            raise recipes.Usage(f"--{name}: {there}. Give what a finished run left, or leave --{name} out")
+        else:
+            there = f"no weights at {path}: {'a folder' if path.is_dir() else 'no such file'}"
+        wanted = "what a finished run left" if run else "a file of weights"
+        raise recipes.Usage(f"--{name}: {there}. Give {wanted}, or leave --{name} out")
     return {name: files.digest(path) for name, path in found.items()}
 
 

@@ -1,6 +1,7 @@
 """Streams are a function of (seed, step); collating pads and says so."""
 
 import random
+import traceback
 import warnings
 
 import numpy as np
@@ -62,20 +63,34 @@ def test_views_leave_the_callers_generators_alone():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_failing_view_names_its_sample(workers):
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (KeyError("label"), Exception),
+        (ValueError("no image"), ValueError),
+        (FileNotFoundError(2, "No such file", "a.png"), OSError),
+        (UnicodeDecodeError("ascii", b"\xe9", 0, 1, "no text"), ValueError),  # which is not made of a message alone
+    ],
+)
+def test_a_failing_view_names_its_sample(error, kind, workers):
     def view(x):
         if x == 3:
-            raise KeyError("label")
+            raise error
         return {"x": torch.tensor(x)}
 
     stream = Stream(Numbers(range(6)), view, batch=6, workers=workers)(0)
-    with pytest.raises(BadSample, match=r"sample 3 \(n3\): KeyError: 'label'"):
+    with pytest.raises(BadSample) as caught:
         next(stream)
+    assert str(caught.value) == f"sample 3 (n3): {type(error).__name__}: {error}"  # one line, with workers too
+    assert isinstance(caught.value.__cause__, kind)
+    assert isinstance(caught.value.__cause__, ValueError | OSError) == (kind is not Exception)
+    assert "raise error" in "".join(traceback.format_exception(caught.value))  # a defect can be found
 
 
-def test_samples_that_do_not_fit_together_are_named():
-    stream = Stream(Numbers(range(4)), lambda x: {"x": torch.zeros(2, x + 1)}, batch=4)(0)
-    with pytest.raises(BadSample, match=r"'x' comes in shapes that differ beyond the first axis.*n0.*"):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_that_do_not_fit_together_are_named(workers):
+    stream = Stream(Numbers(range(4)), lambda x: {"x": torch.zeros(2, x + 1)}, batch=4, workers=workers)(0)
+    with pytest.raises(BadSample, match=r"^the samples .*'x' comes in shapes that differ beyond the first axis.*n0.*"):
         next(stream)
 
 

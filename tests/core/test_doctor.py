@@ -15,14 +15,6 @@ from partwhole.core.watch import Quiet
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 
 
-class Heard(Quiet):
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-
 def kinds(rows):
     return {f.kind for f in diagnose(rows)}
 
@@ -46,8 +38,7 @@ def rows(count=40, **values):
 
 
 @pytest.mark.parametrize("name", toys.HEALTHY)
-def test_E3_nothing_is_said_of_a_run_that_learns(name, tmp_path):
-    heard = Heard()
+def test_E3_nothing_is_said_of_a_run_that_learns(name, tmp_path, heard):
     fit(*toys.train(*toys.HEALTHY[name], doctor="stop"), tmp_path, watch=heard)
     assert [text for text in heard.said if "waited for data" not in text] == []  # which is of the machine
     lines = journal.read(tmp_path / "metrics.jsonl")
@@ -56,9 +47,8 @@ def test_E3_nothing_is_said_of_a_run_that_learns(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", toys.COLLAPSED)
-def test_E3_a_run_that_collapses_is_told_so(name, tmp_path):
+def test_E3_a_run_that_collapses_is_told_so(name, tmp_path, heard):
     make, view, options, words = toys.COLLAPSED[name]
-    heard = Heard()
     fit(*toys.train(make, view, **options), tmp_path, watch=heard)
     assert any(words in text for text in heard.said), heard.said
     assert len(heard.said) == len(set(heard.said)) <= 4, "each finding once"
@@ -80,14 +70,13 @@ def test_E3_a_dead_run_has_no_gradient_and_only_the_monitor_tells(tmp_path):
     assert "dead features" not in kinds(without)
 
 
-def test_E3_a_run_may_be_stopped_saved_and_gone_on_with(tmp_path):
+def test_E3_a_run_may_be_stopped_saved_and_gone_on_with(tmp_path, heard):
     make, view, *_ = toys.COLLAPSED["simclr, dead"]
     with pytest.raises(Collapsed, match=r"step 30: training has collapsed: std of .* --fit.doctor tell goes on") as e:
         fit(*toys.train(make, view, steps=45, doctor="stop"), tmp_path, watch=Quiet())
     assert str(tmp_path) in str(e.value)
     assert (tmp_path / "last.pt").exists()
     assert journal.read(tmp_path / "metrics.jsonl")[-1]["step"] == 30
-    heard = Heard()
     with pytest.raises(Collapsed, match="step 35"):  # it remembers the lines before
         fit(*toys.train(make, view, steps=45, doctor="stop"), tmp_path, watch=heard)
     fit(*toys.train(make, view, steps=45, doctor="tell"), tmp_path, watch=Quiet())

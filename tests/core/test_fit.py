@@ -136,21 +136,7 @@ def test_options_that_make_no_sense_are_refused(wrong):
 # ------------------------------------------------------------------ telling
 
 
-class Record(Quiet):
-    def __init__(self):
-        self.steps, self.metrics, self.texts = [], [], []
-
-    def step(self, done, values):
-        self.steps.append((done, values))
-
-    def evaluated(self, done, metrics):
-        self.metrics.append((done, metrics))
-
-    def say(self, text):
-        self.texts.append(text)
-
-
-def test_progress_evaluations_and_the_journal(cases, tmp_path):
+def test_progress_evaluations_and_the_journal(cases, tmp_path, heard):
     method, stream = cases.make("rows")
     modes = []
 
@@ -158,17 +144,16 @@ def test_progress_evaluations_and_the_journal(cases, tmp_path):
         modes.append((m.training, torch.is_grad_enabled()))
         return {"score": float("nan")}
 
-    watch = Record()
     fit(
         Run(method=method, stream=stream, evaluate=evaluate),
         Fit(steps=7, log_every=2, evaluate_every=3),
         tmp_path,
-        watch=watch,
+        watch=heard,
     )
-    assert [s for s, _ in watch.steps] == [2, 4, 6, 7]
+    assert [s for s, _ in heard.steps] == [2, 4, 6, 7]
     logged = {"total", "loss", "lr", "gradient_norm", "steps_per_second", "memory_mb", "waiting"}
-    assert watch.steps[0][1].keys() >= logged
-    assert [s for s, _ in watch.metrics] == [3, 6, 7]
+    assert heard.steps[0][1].keys() >= logged
+    assert [s for s, _ in heard.metrics] == [3, 6, 7]
     assert modes == [(False, False)] * 3
     assert method.training
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -176,20 +161,21 @@ def test_progress_evaluations_and_the_journal(cases, tmp_path):
     assert lines[1] == {"step": 3, "score": None}  # NaN is no JSON
 
 
-def test_an_evaluation_does_not_change_the_training_and_its_noise_follows_from_the_step(cases):
+def test_an_evaluation_does_not_change_the_training_and_its_noise_follows_from_the_step(cases, heard):
     def run(evaluate_every):
         method, stream = cases.make("byol")
-        watch = Record()
 
         def evaluate(m):
             return {"noise": torch.rand(()).item()}
 
         options = Fit(steps=4, evaluate_every=evaluate_every)
         torch.manual_seed(evaluate_every)
-        fit(Run(method=method, stream=stream, evaluate=evaluate), options, watch=watch)
-        return method.state_dict(), dict(watch.metrics)
+        fit(Run(method=method, stream=stream, evaluate=evaluate), options, watch=heard)
+        return method.state_dict(), dict(heard.metrics)
 
-    (often, often_noise), (once, once_noise) = run(1), run(100)
+    often, often_noise = run(1)
+    heard.metrics.clear()
+    once, once_noise = run(100)
     assert distance(often, once) == 0
     assert often_noise[4] == once_noise[4] != often_noise[3]
 
@@ -249,13 +235,12 @@ def test_little_waiting_needs_no_advice_and_a_short_run_tells_nothing(monkeypatc
     assert seen.told("Do this") == text
 
 
-def test_a_loop_that_waits_says_what_to_do(cases, tmp_path, monkeypatch):
+def test_a_loop_that_waits_says_what_to_do(cases, tmp_path, monkeypatch, heard):
     monkeypatch.setattr(pace, "SHORT", 0.0)
     monkeypatch.setattr(pace, "MUCH", -1.0)
     method, stream = cases.make("rows")
-    watch = Record()
     run = Run(method=method, stream=stream, faster="Buy a disk")
-    fit(run, Fit(steps=20, evaluate_every=50), tmp_path, watch=watch)
-    assert sum("careful: waited for data in " in text and "Buy a disk" in text for text in watch.texts) == 1
+    fit(run, Fit(steps=20, evaluate_every=50), tmp_path, watch=heard)
+    assert sum("careful: waited for data in " in text and "Buy a disk" in text for text in heard.said) == 1
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(0 <= row["waiting"] <= 1 for row in rows)

@@ -118,22 +118,16 @@ def test_every_method_survives_kill_9_at_random_moments():
     assert done.returncode == 0, (command, done.stdout, done.stderr)
 
 
-def test_a_finished_run_says_so_and_is_not_trained_again(cases, tmp_path):
-    texts = []
-
-    class Listen(Quiet):
-        def say(self, text):
-            texts.append(text)
-
+def test_a_finished_run_says_so_and_is_not_trained_again(cases, tmp_path, heard):
     whole = go(cases, "rows", tmp_path, {"steps": 3})
     method, _ = cases.make("rows")
 
     def untouchable(start=0):
         raise AssertionError("a finished run asked for data")
 
-    fit(Run(method=method, stream=untouchable), Fit(steps=3), tmp_path, watch=Listen())
+    fit(Run(method=method, stream=untouchable), Fit(steps=3), tmp_path, watch=heard)
     assert same(method.state_dict(), whole)
-    assert "finished" in texts[0]
+    assert "finished" in heard.said[0]
 
 
 def test_another_recipe_in_the_same_folder_is_refused_by_field(cases, tmp_path):

@@ -3,27 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
 
+from partwhole.core.watch import Quiet
 from partwhole.shape3d import decompose, files
 from partwhole.shape3d.decompose import engines
 
 BOX = trimesh.creation.box()
-
-
-class Quiet:
-    """A `watch` that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def step(self, done: int, values: dict) -> None: ...
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def off(vertices: np.ndarray, faces: np.ndarray) -> str:
@@ -133,19 +123,18 @@ def test_a_folder_in_which_nothing_can_be_read_is_an_error_that_names_files(tmp_
         decompose.prepare(tmp_path, tmp_path / "cache", watch=Quiet())
 
 
-def test_bad_files_among_good_ones_are_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_bad_files_among_good_ones_are_listed_and_the_rest_goes_on(tmp_path: Path, heard: Any) -> None:
     shapes = tmp_path / "shapes"
     shapes.mkdir()
     BOX.export(shapes / "good.off")
     (shapes / "nan.off").write_text(changed(2, "nan 0 0"))
     (shapes / "text.obj").write_text("hello")
-    watch = Quiet()
-    prepared = decompose.prepare(shapes, tmp_path / "cache", workers=1, watch=watch)
+    prepared = decompose.prepare(shapes, tmp_path / "cache", workers=1, watch=heard)
     assert prepared.names == ["shapes/good.off"]
     assert [Path(path).name for path, _ in prepared.failures] == ["nan.off", "text.obj"]
     assert "NaN" in prepared.failures[0][1]
-    assert "failed 2" in watch.said[-1]
-    assert "manifest.jsonl" in watch.said[-1]
+    assert "failed 2" in heard.said[-1]
+    assert "manifest.jsonl" in heard.said[-1]
     lines = [json.loads(line) for line in (tmp_path / "cache/manifest.jsonl").read_text().splitlines()]
     assert sorted(line["status"] for line in lines) == ["done", "failed", "failed"]
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import trimesh
 
+from partwhole.core.watch import Quiet
 from partwhole.shape3d import decompose, files
 from partwhole.shape3d.decompose import cache as caches
 from partwhole.shape3d.decompose import packed
@@ -23,18 +24,6 @@ from partwhole.shape3d.files import Geometry
 
 BOX = trimesh.creation.box()
 SMALL = decompose.Decompose(points=200)
-
-
-class Quiet:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.steps: list[tuple[int, dict]] = []
-
-    def step(self, done: int, values: dict) -> None:
-        self.steps.append((done, values))
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture
@@ -198,14 +187,13 @@ def test_a_child_that_cannot_write_stops_the_run_and_what_was_done_is_kept(tmp_p
     assert (statistics["cached"], statistics["done"]) == (1, 2)
 
 
-def test_only_what_is_missing_is_done(tmp_path: Path, shapes: Path) -> None:
-    watch = Quiet()
-    first = quickly(shapes, tmp_path / "cache", watch)
-    assert [done for done, _ in watch.steps] == [0, 1, 2, 3]
-    assert watch.steps[-1][1]["total"] == 3
-    watch = Quiet()
-    second = quickly(shapes, tmp_path / "cache", watch)
-    assert watch.steps == []
+def test_only_what_is_missing_is_done(tmp_path: Path, shapes: Path, heard: Any) -> None:
+    first = quickly(shapes, tmp_path / "cache", heard)
+    assert [done for done, _ in heard.steps] == [0, 1, 2, 3]
+    assert heard.steps[-1][1]["total"] == 3
+    heard.steps.clear()
+    second = quickly(shapes, tmp_path / "cache", heard)
+    assert heard.steps == []
     assert (second.statistics()["cached"], second.statistics()["done"]) == (3, 0)
     assert all(torch.equal(a[k], b[k]) for a, b in zip(first, second, strict=True) for k in a)
     trimesh.creation.box(extents=(5, 1, 1)).export(shapes / "1.off")  # changed
@@ -222,13 +210,12 @@ def test_other_options_are_another_entry(tmp_path: Path, shapes: Path) -> None:
     assert quickly(shapes, tmp_path / "cache").statistics()["cached"] == 3
 
 
-def test_a_truncated_entry_is_told_and_made_again(tmp_path: Path, shapes: Path) -> None:
+def test_a_truncated_entry_is_told_and_made_again(tmp_path: Path, shapes: Path, heard: Any) -> None:
     first = quickly(shapes, tmp_path / "cache")
     entry = Cache(tmp_path / "cache").path(first.records[1]["key"])
     entry.write_bytes(entry.read_bytes()[:-100])
-    watch = Quiet()
-    again = quickly(shapes, tmp_path / "cache", watch)
-    assert any("1.off" in text and "bytes where" in text for text in watch.said)
+    again = quickly(shapes, tmp_path / "cache", heard)
+    assert any("1.off" in text and "bytes where" in text for text in heard.said)
     assert (again.statistics()["cached"], again.statistics()["done"]) == (2, 1)
     assert torch.equal(again[1]["component"], first[1]["component"])
 
@@ -259,7 +246,7 @@ def test_a_disk_that_damages_what_is_made_again_is_told(tmp_path: Path, shapes: 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_whole_cache_that_can_only_be_read_is_used(
-    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, number: int
+    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, number: int, heard: Any
 ) -> None:
     first = quickly(shapes, tmp_path / "cache")
     if not packed:
@@ -270,10 +257,9 @@ def test_a_whole_cache_that_can_only_be_read_is_used(
 
     for name in ("utime", "rename", "mkdir"):
         monkeypatch.setattr(os, name, no)
-    watch = Quiet()
-    again = quickly(shapes, tmp_path / "cache", watch)
+    again = quickly(shapes, tmp_path / "cache", heard)
     assert all(torch.equal(a["points"], b["points"]) for a, b in zip(first, again, strict=True))
-    assert any("held in memory" in text for text in watch.said) == (not packed)
+    assert any("held in memory" in text for text in heard.said) == (not packed)
     assert (tmp_path / "cache" / "packed").exists() == packed
 
 
@@ -287,41 +273,41 @@ def test_a_cache_among_the_shapes_is_not_taken_for_shapes(shapes: Path) -> None:
         quickly(shapes, shapes / "cache")
 
 
-def test_an_entry_damaged_without_a_change_of_size_is_told_and_made_again(tmp_path: Path, shapes: Path) -> None:
+def test_an_entry_damaged_without_a_change_of_size_is_told_and_made_again(
+    tmp_path: Path, shapes: Path, heard: Any
+) -> None:
     first = quickly(shapes, tmp_path / "cache")
     entry = Cache(tmp_path / "cache").path(first.records[1]["key"])
     size = entry.stat().st_size
     entry.write_bytes(b"\0" * size)
-    watch = Quiet()
-    again = quickly([shapes / "1.off", shapes / "2.off"], tmp_path / "cache", watch)  # another set: packed anew
-    assert any("not whole" in text for text in watch.said)
+    again = quickly([shapes / "1.off", shapes / "2.off"], tmp_path / "cache", heard)  # another set: packed anew
+    assert any("not whole" in text for text in heard.said)
     assert (again.statistics()["cached"], again.statistics()["done"]) == (1, 1)
     assert torch.equal(again[0]["component"], first[1]["component"])
 
 
-def test_entries_of_another_version_are_not_used(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_of_another_version_are_not_used(
+    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch, heard: Any
+) -> None:
     quickly(shapes, tmp_path / "cache")
     manifest = tmp_path / "cache/manifest.jsonl"
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     manifest.write_text("".join(json.dumps({**line, "settings": "0" * 16}) + "\n" for line in lines))
     for path in sorted((tmp_path / "cache").glob("??/*.npz")):  # what another version would have called them
         os.rename(path, path.with_name("0" * 64 + ".npz"))
-    watch = Quiet()
-    again = quickly(shapes, tmp_path / "cache", watch)
+    again = quickly(shapes, tmp_path / "cache", heard)
     assert again.statistics()["done"] == 3
-    assert any("other options or by another version" in text for text in watch.said)
+    assert any("other options or by another version" in text for text in heard.said)
 
 
-def test_failures_are_remembered_until_asked_or_changed(tmp_path: Path, shapes: Path) -> None:
+def test_failures_are_remembered_until_asked_or_changed(tmp_path: Path, shapes: Path, heard: Any) -> None:
     (shapes / "bad.off").write_text("OFF\n3 1 0\n")
     assert len(quickly(shapes, tmp_path / "cache").failures) == 1
-    watch = Quiet()
-    again = quickly(shapes, tmp_path / "cache", watch)
-    assert watch.steps == []
+    again = quickly(shapes, tmp_path / "cache", heard)
+    assert heard.steps == []
     assert [Path(path).name for path, _ in again.failures] == ["bad.off"]
-    watch = Quiet()
-    quickly(shapes, tmp_path / "cache", watch, retry_failed=True)
-    assert [done for done, _ in watch.steps] == [3, 4]
+    quickly(shapes, tmp_path / "cache", heard, retry_failed=True)
+    assert [done for done, _ in heard.steps] == [3, 4]
     BOX.export(shapes / "bad.off")
     assert quickly(shapes, tmp_path / "cache").failures == []
 

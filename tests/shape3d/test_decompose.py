@@ -14,20 +14,10 @@ import numpy as np
 import pytest
 import trimesh
 
+from partwhole.core.watch import Quiet
 from partwhole.shape3d import decompose
 from partwhole.shape3d.decompose import engines, pool
 from partwhole.shape3d.decompose.packed import Prepared
-
-
-class Quiet:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def step(self, done: int, values: dict) -> None: ...
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
 
 FAST = {
     "mcts_iterations": 4,

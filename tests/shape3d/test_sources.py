@@ -15,14 +15,6 @@ from partwhole.shape3d.sources import Source
 OPTIONS = Decompose(engine="points", points=256)
 
 
-class Heard(Quiet):
-    def __init__(self):
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shapes")
@@ -33,8 +25,8 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_labelled_shapes_stay_out_of_pre_training(place):
-    source, heard = Source(cache=place / "cache", workers=1), Heard()
+def test_labelled_shapes_stay_out_of_pre_training(place, heard):
+    source = Source(cache=place / "cache", workers=1)
     prepared = source.unlabelled([place / "all"], OPTIONS, labelled=place / "all" / "labelled", watch=heard)
     assert len(prepared) == 2
     assert all("other" in name for name in prepared.names)
@@ -101,8 +93,7 @@ def test_generated_shapes_go_the_way_of_all_meshes(tmp_path):
     assert not set(prepared.names) & set(Source(cache=tmp_path, generate_labelled=1).labelled(None).names)
 
 
-def test_a_labelled_set_that_is_not_there_is_told_before_the_decomposition(place, tmp_path):
-    heard = Heard()
+def test_a_labelled_set_that_is_not_there_is_told_before_the_decomposition(place, tmp_path, heard):
     with pytest.raises(BadShape, match="no such folder"):
         Source(cache=tmp_path / "new", workers=1).unlabelled(
             [place / "all"], OPTIONS, labelled=place / "nowhere", watch=heard
@@ -113,7 +104,7 @@ def test_a_labelled_set_that_is_not_there_is_told_before_the_decomposition(place
 def test_generated_shapes_need_a_cache_that_can_be_written(tmp_path):
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(CacheError, match="a file is where the folder should be"):
-        Source(cache=tmp_path / "cache", generate=2, workers=1).unlabelled([], OPTIONS, watch=Heard())
+        Source(cache=tmp_path / "cache", generate=2, workers=1).unlabelled([], OPTIONS, watch=Quiet())
 
 
 def test_forms_that_cannot_be_kept_cost_nothing_but_time(place, tmp_path):

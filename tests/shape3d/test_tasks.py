@@ -22,14 +22,6 @@ from partwhole.shape3d.tasks import RECIPES, TASKS
 POINTS = 64
 
 
-class Heard(Quiet):
-    def __init__(self):
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -181,10 +173,9 @@ def boxes(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_what_is_wrong_with_the_labelled_shapes_is_told_before_anything_slow(cache, tmp_path):
+def test_what_is_wrong_with_the_labelled_shapes_is_told_before_anything_slow(cache, tmp_path, heard):
     recipe = replace(tiny(TASKS["acd"](), cache), labelled=boxes(tmp_path / "set", 4))
     np.savez(tmp_path / "set" / "low" / "0.npz", points=np.zeros((80, 3)), labels=np.zeros(70, int))
-    heard = Heard()
     recipe.build(watch=heard)
     assert any("low/0.npz: skipped: 70 labels for 80 points" in text for text in heard.said)
     heard.said.clear()
@@ -195,10 +186,9 @@ def test_what_is_wrong_with_the_labelled_shapes_is_told_before_anything_slow(cac
 
 
 @pytest.mark.slow
-def test_an_evaluation_says_which_labelled_shapes_were_skipped(cache, tmp_path):
+def test_an_evaluation_says_which_labelled_shapes_were_skipped(cache, tmp_path, heard):
     recipe = replace(tiny(TASKS["acd"](), cache), labelled=boxes(tmp_path / "set", 4))
     (tmp_path / "set" / "low" / "1.npz").write_bytes(b"not an archive")
-    heard = Heard()
     recipe.finish(recipe.encoder(), tmp_path / "run", heard)
     assert any("low/1.npz: skipped: not a readable .npz" in text for text in heard.said)
     problems = json.loads((tmp_path / "run" / "evaluation.json").read_text())["labelled"]["problems"]
@@ -207,14 +197,13 @@ def test_an_evaluation_says_which_labelled_shapes_were_skipped(cache, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("apart", "told"), [("set", 0), ("another", 1)])
-def test_an_evaluation_on_another_set_than_was_left_out_says_so(cache, tmp_path, apart, told, monkeypatch):
+def test_an_evaluation_on_another_set_than_was_left_out_says_so(cache, tmp_path, apart, told, monkeypatch, heard):
     monkeypatch.chdir(tmp_path)
     labelled = boxes(tmp_path / "set", 4).relative_to(tmp_path)
     (tmp_path / "clouds").mkdir()
     np.save(tmp_path / "clouds" / "one.npy", np.random.default_rng(0).random((300, 3)))
     (tmp_path / "run.json").write_text(json.dumps({"recipe": {"labelled": str(tmp_path / apart)}}))
     recipe = replace(tiny(TASKS["acd"](), cache), labelled=labelled, data=(tmp_path / "clouds",))
-    heard = Heard()
     recipe.finish(recipe.encoder(), tmp_path, heard)
     assert sum("careful" in text for text in heard.said) == told
 

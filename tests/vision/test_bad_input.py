@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from partwhole.core.watch import Quiet
@@ -25,16 +24,8 @@ FAST = (
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory) -> Path:
-    where = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for colour, name in ((0, "red"), (2, "blue")):
-        (where / name).mkdir()
-        for i in range(5):
-            x = torch.randint(0, 60, (36, 40, 3), generator=generator).byte()
-            x[..., colour] += 150
-            Image.fromarray(x.numpy()).save(where / name / f"{i}.png")
-    return where
+def good(coloured, tmp_path_factory) -> Path:
+    return coloured(tmp_path_factory.mktemp("images"), {"red": 5, "blue": 5}, (36, 40))
 
 
 @pytest.fixture
@@ -224,7 +215,9 @@ def test_a_full_disk_costs_nothing_that_was_done(vision, good, monkeypatch, full
     assert ("finished, nothing to train" in said) == (full == "report.html")
 
 
-def test_a_file_that_goes_while_training_is_named(vision, good, tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later warn of workers
+@pytest.mark.parametrize("loaders", ["0", "1"])
+def test_a_file_that_goes_while_training_is_named(vision, good, tmp_path, monkeypatch, loaders):
     shutil.copytree(good, tmp_path / "in")
     from partwhole.vision.recipe import ImageRecipe
 
@@ -235,7 +228,8 @@ def test_a_file_that_goes_while_training_is_named(vision, good, tmp_path, monkey
         return given(self, images, classes)
 
     monkeypatch.setattr(ImageRecipe, "given", gone)
-    code, said = vision("simclr", tmp_path / "in", "--source.memory", "0", "--batch", "10")
+    words = ["--source.memory", "0", "--source.loaders", loaders, "--batch", "10"]
+    code, said = vision("simclr", tmp_path / "in", *words)
     assert code == 1
     assert "it is no longer there; put it back, or start again without it" in said
     assert "Traceback" not in said

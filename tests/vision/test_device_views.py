@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from partwhole.core import distributed
 from partwhole.core.batches import equal
@@ -24,16 +23,10 @@ PRETEXT = [name for name, kind in TASKS.items() if issubclass(kind, Pretext)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(coloured, tmp_path_factory) -> Path:
     """Noise of several sizes, red and blue."""
-    where, generator = tmp_path_factory.mktemp("images"), torch.Generator().manual_seed(0)
-    for name, colour in (("blue", 2), ("red", 0)):
-        (where / name).mkdir()
-        for i in range(6):
-            x = torch.randint(0, 100, (20 + i, 28 - i, 3), generator=generator).byte()
-            x[..., colour] += 150
-            Image.fromarray(x.numpy()).save(where / name / f"{i}.png")
-    return where
+    where, counts = tmp_path_factory.mktemp("images"), {"blue": 6, "red": 6}
+    return coloured(where, counts, lambda i: (20 + i, 28 - i), noise=100)
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +110,10 @@ def test_half_a_training_with_each_is_a_whole_one(both, task, tmp_path):
 
 
 @pytest.mark.parametrize("task", PRETEXT)
-def test_pretext_tasks_make_views_of_their_own_and_say_so(both, task):
-    class Heard(Quiet):
-        said: list[str] = []
-
-        def say(self, text):
-            self.said.append(text)
-
+def test_pretext_tasks_make_views_of_their_own_and_say_so(both, task, heard):
     recipe = replace(both(task)[1], size=48)
-    batch = next(recipe.build(watch=Heard()).stream())
-    assert any("--source.views device changes nothing" in text for text in Heard.said)
+    batch = next(recipe.build(watch=heard).stream())
+    assert any("--source.views device changes nothing" in text for text in heard.said)
     assert "x" in batch
 
 

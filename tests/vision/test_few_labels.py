@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from partwhole.core.checkpoint import load_encoder, save_encoder
 from partwhole.core.encoder import fresh
@@ -20,27 +19,11 @@ from partwhole.vision.sources import Source
 from partwhole.vision.tasks import TASKS
 
 
-class Heard(Quiet):
-    def __init__(self):
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(coloured, tmp_path_factory) -> Path:
     """Blue, green and red squares, a folder for each: 20, 20 and 3 to learn from."""
-    where = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for part, counts in (("train", (20, 20, 3)), ("test", (4, 4, 4))):
-        for name, colour, count in zip(("blue", "green", "red"), (2, 1, 0), counts, strict=True):
-            (where / part / name).mkdir(parents=True)
-            for i in range(count):
-                x = torch.randint(0, 60, (16, 16, 3), generator=generator).byte()
-                x[..., colour] += 150
-                Image.fromarray(x.numpy()).save(where / part / name / f"{i}.png")
-    return where
+    counts = {"train/blue": 20, "train/green": 20, "train/red": 3, "test/blue": 4, "test/green": 4, "test/red": 4}
+    return coloured(tmp_path_factory.mktemp("images"), counts, (16, 16))
 
 
 def tiny(task, folder, cache, **rest):
@@ -95,11 +78,11 @@ def test_a_number_of_labels_that_is_none_is_refused(k, folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["supervised", "pseudo-label", "fixmatch"])
 @pytest.mark.parametrize("begins", [True, False])
-def test_what_it_answers_is_compared_with_plain_training_on_the_same_labels(task, begins, folder, tmp_path):
+def test_what_it_answers_is_compared_with_plain_training_on_the_same_labels(task, begins, folder, tmp_path, heard):
     start = tmp_path / "start"
     if begins:
         save_encoder(tiny("simclr", folder, tmp_path).encoder(), start)
-    recipe, heard = tiny(task, folder, tmp_path, labels_per_class=5, init=start if begins else None), Heard()
+    recipe = tiny(task, folder, tmp_path, labels_per_class=5, init=start if begins else None)
     out = tmp_path / "run"
     method = fit(recipe.build(out, watch=heard), recipe.fit, out, watch=heard).eval()
     assert f"learning from 13 labels, see {out / 'labelled.txt'}" in heard.said
@@ -159,8 +142,8 @@ def test_rivals_learn_from_the_same_labels_as_long_and_begin_alike(begins, folde
     assert asked["options"] == how  # other measurements do not train them anew
 
 
-def test_what_a_run_began_with_may_be_gone_when_it_is_evaluated_again(folder, tmp_path):
-    recipe, heard = tiny("supervised", folder, tmp_path, labels_per_class=1, init=tmp_path / "gone"), Heard()
+def test_what_a_run_began_with_may_be_gone_when_it_is_evaluated_again(folder, tmp_path, heard):
+    recipe = tiny("supervised", folder, tmp_path, labels_per_class=1, init=tmp_path / "gone")
     assert rivals_of(recipe, heard) is None
     assert "plain training on the same labels is left out: no encoder in" in heard.said[0]
     assert rivals_of(recipe, heard, {"arms": {}}) == {"arms": {}}

@@ -4,8 +4,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 
 from partwhole.core import checkpoint
 from partwhole.core.batches import equal
@@ -27,14 +25,9 @@ SOURCE = {"shorter": 20, "largest": 26 * 31, "limit": 5, "generate": 5, "seed": 
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    where, generator = tmp_path_factory.mktemp("images"), torch.Generator().manual_seed(0)
-    for name in ("blue", "red"):
-        (where / name).mkdir()
-        for i in range(6):
-            x = torch.randint(0, 255, (26, 30 + i, 3), generator=generator).byte()
-            Image.fromarray(x.numpy()).save(where / name / f"{i}.png")
-    return where
+def folder(coloured, tmp_path_factory) -> Path:
+    where, counts = tmp_path_factory.mktemp("images"), {"blue": 6, "red": 6}
+    return coloured(where, counts, lambda i: (26, 30 + i), noise=255, colour=0)
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,8 @@ from PIL import Image
 
 from partwhole.core import files
 from partwhole.core.data import Stream
-from partwhole.core.watch import Quiet
 from partwhole.vision import pack
 from partwhole.vision.images import read_images
-
-
-class Heard(Quiet):
-    def __init__(self):
-        self.steps = []
-
-    def step(self, done, values):
-        self.steps.append((done, values["total"], values["failed"]))
 
 
 @pytest.fixture
@@ -56,9 +47,8 @@ def never(*_, **__):
     raise AssertionError("decoded again")
 
 
-def test_packed_and_decoded_are_the_same(place, monkeypatch):
+def test_packed_and_decoded_are_the_same(place, monkeypatch, heard):
     plain = read_images(place / "in")
-    heard = Heard()
     packed = read_images(place / "in", cache=place / "cache", watch=heard)
     assert isinstance(plain.pixels, pack.Decoded)
     assert isinstance(packed.pixels, pack.Packed)
@@ -66,14 +56,16 @@ def test_packed_and_decoded_are_the_same(place, monkeypatch):
     assert len(plain) == 9
     assert sorted(os.path.basename(p) for p, _ in packed.problems) == ["04.png", "05.png", "07.png"]
     assert plain.problems == packed.problems
-    assert heard.steps[-1] == (12, 12, 3)
+    done, values = heard.steps[-1]
+    assert (done, values["total"], values["failed"]) == (12, 12, 3)
+    heard.steps.clear()
     wanted = list(plain)
     monkeypatch.setattr(pack, "decode", never)
-    again = read_images(place / "in", cache=place / "cache", watch=(quiet := Heard()))
+    again = read_images(place / "in", cache=place / "cache", watch=heard)
     assert all(torch.equal(x["image"], y["image"]) for x, y in zip(again, wanted, strict=True))
     assert (again.names, again.labels, again.key) == (plain.names, plain.labels, plain.key)
     assert again.problems == plain.problems
-    assert quiet.steps == []
+    assert heard.steps == []
 
 
 def test_samples_are_the_callers_own(place):
@@ -83,16 +75,15 @@ def test_samples_are_the_callers_own(place):
         assert images[0]["image"].any()
 
 
-def test_several_processes_find_the_same(place, monkeypatch):
+def test_several_processes_find_the_same(place, monkeypatch, heard):
     plain = read_images(place / "in")
     monkeypatch.setattr(pack, "ALONE", 0.0)
     monkeypatch.setattr(pack, "CHUNK", 2)
-    heard = Heard()
     packed = read_images(place / "in", cache=place / "cache", workers=2, watch=heard)
     same(plain, packed)
     assert isinstance(packed.pixels, pack.Packed)
     assert packed.problems == plain.problems
-    assert [done for done, _, _ in heard.steps] == [2, 4, 6, 8, 10, 12]
+    assert [done for done, _ in heard.steps] == [2, 4, 6, 8, 10, 12]
 
 
 def test_pixels_that_do_not_fit_are_decoded_when_asked_for(place, monkeypatch):
@@ -111,7 +102,7 @@ def test_pixels_that_do_not_fit_are_decoded_when_asked_for(place, monkeypatch):
 
 @pytest.mark.parametrize("at", [0, 0.3, 0.6, 0.9, 1])
 @pytest.mark.parametrize("how", ["cut", "changed"])
-def test_a_damaged_pack_is_made_again(place, at, how):
+def test_a_damaged_pack_is_made_again(place, at, how, heard):
     plain = read_images(place / "in", cache=place / "cache")
     path = plain.pixels.path
     data = bytearray(path.read_bytes())
@@ -122,7 +113,7 @@ def test_a_damaged_pack_is_made_again(place, at, how):
         data[where] ^= 255
     del plain
     path.write_bytes(data)
-    images = read_images(place / "in", cache=place / "cache", watch=(heard := Heard()))
+    images = read_images(place / "in", cache=place / "cache", watch=heard)
     same(images, read_images(place / "in"))
     assert isinstance(images.pixels, pack.Packed)
     assert heard.steps
@@ -187,7 +178,7 @@ def test_a_cache_that_cannot_be_written_costs_no_run(place):
 
 
 @pytest.mark.parametrize("after", [0, 3])
-def test_a_full_disk_costs_no_run_and_no_second_look(place, monkeypatch, after):
+def test_a_full_disk_costs_no_run_and_no_second_look(place, monkeypatch, after, heard):
     class Full(io.BytesIO):
         left = after
 
@@ -203,11 +194,11 @@ def test_a_full_disk_costs_no_run_and_no_second_look(place, monkeypatch, after):
 
     monkeypatch.setattr(files, "write", write)
     monkeypatch.setattr(pack, "CHUNK", 2)
-    images = read_images(place / "in", cache=place / "cache", watch=(heard := Heard()))
+    images = read_images(place / "in", cache=place / "cache", watch=heard)
     monkeypatch.undo()
     same(images, read_images(place / "in"))
     assert [reason for _, reason in images.problems if "No space left" in reason]
-    assert [done for done, _, _ in heard.steps] == [2, 4, 6, 8, 10, 12]
+    assert [done for done, _ in heard.steps] == [2, 4, 6, 8, 10, 12]
 
 
 def test_what_changes_later_is_told_when_asked_for(place):

@@ -9,17 +9,8 @@ import torch
 from PIL import Image
 
 from partwhole.core import distributed
-from partwhole.core.watch import Quiet
 from partwhole.vision.decode import BadImage
 from partwhole.vision.sources import Source
-
-
-class Heard(Quiet):
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
 
 
 def put(folder, **counts):
@@ -121,10 +112,10 @@ def test_generated_scenes_are_shared_by_no_two_parts(source):
     assert len(Source(limit=7).unlabelled([])) == 7
 
 
-def test_what_is_wrong_is_said(tmp_path, source):
+def test_what_is_wrong_is_said(tmp_path, source, heard):
     put(tmp_path / "in", a=3)
     (tmp_path / "in" / "a" / "0.png").write_bytes(b"")
-    source.unlabelled([tmp_path / "in"], heard := Heard())
+    source.unlabelled([tmp_path / "in"], heard)
     assert heard.said == [f"{tmp_path}/in/a/0.png: skipped: an empty file; download or export it again"]
 
 

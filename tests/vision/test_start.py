@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from partwhole.core.checkpoint import load_encoder
 from partwhole.vision.tasks import TASKS
@@ -17,16 +16,9 @@ SMALL = ["--source.cache", "cache", "--source.workers", "1", "--network.width", 
 
 
 @pytest.fixture
-def run(tools):
+def run(tools, coloured):
     """``run.py`` on red and blue squares, in an empty folder."""
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 6), ("test", 3)):
-        for name, colour in (("blue", 2), ("red", 0)):
-            (Path("images") / part / name).mkdir(parents=True)
-            for i in range(count):
-                x = torch.randint(0, 60, (20, 20, 3), generator=generator).byte()
-                x[..., colour] += 150
-                Image.fromarray(x.numpy()).save(f"images/{part}/{name}/{i}.png")
+    coloured(Path("images"), {"train/blue": 6, "train/red": 6, "test/blue": 3, "test/red": 3}, (20, 20))
 
     def call(task, folder, *words, size=16):
         fixed = ["--modality", "vision", "--task", task, "--folder", folder, "--data", "images", "--size", str(size)]
@@ -36,7 +28,7 @@ def run(tools):
 
 
 @pytest.mark.slow
-def test_fixmatch_begins_with_the_encoder_of_simclr_and_knows_if_it_changed(run, capsys):
+def test_fixmatch_begins_with_the_encoder_of_simclr_and_knows_if_it_changed(run, tools, capsys):
     assert run("simclr", "first") == 0
     assert run("fixmatch", "second", "--init", "first", "--fit.lr", "0", "--fit.weight-decay", "0") == 0
     first, second = (dict(load_encoder(f).named_parameters()) for f in ("first", "second"))
@@ -55,6 +47,8 @@ def test_fixmatch_begins_with_the_encoder_of_simclr_and_knows_if_it_changed(run,
     assert run("fixmatch", "third", "--init", "first") == 2
     assert "third holds a run of another recipe: contents.init: '" in (error := capsys.readouterr().err)
     assert error.count("'") == 4  # there and now
+    assert tools("evaluate", "--folder", "third") == 2  # which would train plainly from where it began, to compare
+    assert "contents.init: '" in capsys.readouterr().err
     weights.write_bytes(content)
     assert run("fixmatch", "third", "--init", "first") == 0
 

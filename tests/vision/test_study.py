@@ -27,37 +27,27 @@ from partwhole.vision.study import Augmentations
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
-class Heard(Quiet):
-    """Notes all; raises KeyboardInterrupt where what is said begins with ``stop``."""
+class Stopped(Quiet):
+    """Interrupted where what is said begins with ``words``."""
 
-    def __init__(self, stop: str = "\0"):
-        self.said: list[str] = []
-        self.steps: list[tuple[int, float]] = []
-        self.stop = stop
-
-    def step(self, done, values):
-        if values["total"] not in (12, 16):  # these are images that are read
-            self.steps.append((done, values["total"]))
+    def __init__(self, words: str):
+        self.words = words
 
     def say(self, text: str) -> None:
-        self.said.append(text)
-        if text.startswith(self.stop):
+        if text.startswith(self.words):
             raise KeyboardInterrupt
 
 
+def trained(heard) -> list[tuple[int, float]]:
+    """Steps and how many there are, without those of images that are read, of which there are 12 or 16."""
+    return [(done, values["total"]) for done, values in heard.steps if values["total"] not in (12, 16)]
+
+
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def data(coloured, tmp_path_factory) -> Path:
     """Noisy red and blue images of several sizes, all smaller than what the network sees or a little larger."""
-    where = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 8), ("test", 6)):
-        for name, colour in (("blue", 2), ("red", 0)):
-            (where / part / name).mkdir(parents=True)
-            for i in range(count):
-                x = torch.randint(0, 200, (10 + i, 14, 3), generator=generator).byte()
-                x[..., colour] += 20
-                Image.fromarray(x.numpy()).save(where / part / name / f"{i}.png")
-    return where
+    counts = {"train/blue": 8, "train/red": 8, "test/blue": 6, "test/red": 6}
+    return coloured(tmp_path_factory.mktemp("images"), counts, lambda i: (10 + i, 14), noise=200, colour=20)
 
 
 @pytest.fixture
@@ -87,8 +77,8 @@ def cells(folder: Path) -> dict:
 NAMES = ["crop", "blur", "noise", "crop+blur", "crop+noise", "blur+noise", "noise+blur"]
 
 
-def test_a_study_from_training_to_map(recipe, tmp_path):
-    recipe, heard = replace(recipe, seeds=2, operators=("blur", "noise")), Heard()
+def test_a_study_from_training_to_map(recipe, tmp_path, heard):
+    recipe = replace(recipe, seeds=2, operators=("blur", "noise"))
     run = recipe.build(watch=heard)
     assert "9 more of as many follow, by blur, noise and their pairs" in heard.said[-1]
     save_encoder(fit(run, recipe.fit, tmp_path, watch=Quiet()).encoder, tmp_path)
@@ -111,47 +101,46 @@ def test_a_study_from_training_to_map(recipe, tmp_path):
     assert all(words in page for words in ("random network", "all of simclr", "blur, then noise"))
     assert "noise, then blur" in page
 
-    steps, totals = zip(*heard.steps, strict=True)
+    steps, totals = zip(*trained(heard), strict=True)
     assert set(totals) == {9 * 2}
     assert list(steps) == list(range(1, 19))  # of all trainings, as one
     assert any(line.startswith("9 of 9  simclr: linear layer 0.") for line in heard.said)
 
 
-def test_what_was_stopped_goes_on_with_the_same_numbers(recipe, encoder, tmp_path):
+def test_what_was_stopped_goes_on_with_the_same_numbers(recipe, encoder, tmp_path, heard):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
     expected = recipe.finish(encoder, whole, Quiet())["table"]
     for stop in ("2 of 7", "6 of 7"):
         with pytest.raises(KeyboardInterrupt):
-            recipe.finish(encoder, parts, Heard(stop))
-    heard = Heard()
+            recipe.finish(encoder, parts, Stopped(stop))
     assert recipe.finish(encoder, parts, heard)["table"] == expected
     assert "6 of 7 trainings are kept in evaluation.json" in heard.said
-    assert [step for step, _ in heard.steps] == [13, 14]
+    assert [step for step, _ in trained(heard)] == [13, 14]
     assert cells(whole) == cells(parts)
 
 
 def test_more_operators_and_draws_are_added_to_what_is_there(recipe, encoder, tmp_path):
-    small, heard = replace(recipe, operators=("blur",)), Heard()
-    assert small.finish(encoder, tmp_path, heard)["table"][0] == ["linear layer", "blur", "mean"]
+    small = replace(recipe, operators=("blur",))
+    assert small.finish(encoder, tmp_path, Quiet())["table"][0] == ["linear layer", "blur", "mean"]
     first = cells(tmp_path)
     assert list(first) == ["simclr", "blur"]
     more = replace(recipe, operators=("noise", "blur"), seeds=2)
-    more.finish(encoder, tmp_path, heard)
+    more.finish(encoder, tmp_path, Quiet())
     second = cells(tmp_path)
     assert list(second) == ["simclr", "blur", "noise", "noise+blur", "blur+noise"]
     assert second["blur"]["linear"][:1] == first["blur"]["linear"]
-    table = small.finish(encoder, tmp_path, heard)["table"]
+    table = small.finish(encoder, tmp_path, Quiet())["table"]
     assert table[1] == ["blur", *[f"{first['blur']['linear'][0]:.3f}"] * 2]
     assert cells(tmp_path) == second
 
 
-def test_cells_of_another_recipe_are_not_taken(recipe, encoder, tmp_path):
+def test_cells_of_another_recipe_are_not_taken(recipe, encoder, tmp_path, heard):
     recipe.finish(encoder, tmp_path, Quiet())
-    other, heard = replace(recipe, temperature=0.5), Heard()
+    other = replace(recipe, temperature=0.5)
     other.finish(encoder, tmp_path, heard)
     assert any("trained or measured otherwise" in line for line in heard.said)
-    assert heard.steps[0] == (1, 14)
+    assert trained(heard)[0] == (1, 14)
 
 
 def test_every_cell_begins_alike_and_sees_its_operators(recipe, encoder, tmp_path, monkeypatch):
@@ -174,14 +163,13 @@ def test_every_cell_begins_alike_and_sees_its_operators(recipe, encoder, tmp_pat
     assert not torch.equal(seen[("crop",), 5], seen[("crop",), 6])
 
 
-def test_a_training_that_breaks_is_one_missing_cell(recipe, encoder, tmp_path, monkeypatch):
+def test_a_training_that_breaks_is_one_missing_cell(recipe, encoder, tmp_path, monkeypatch, heard):
     def breaks(run, *rest, **options):
         if run.stream.view.second.names == ("crop", "noise"):
             raise NonFinite("step 1: the loss is nan")
         return fit(run, *rest, **options)
 
     monkeypatch.setattr(study, "fit", breaks)
-    heard = Heard()
     done = recipe.finish(encoder, tmp_path, heard)
     assert "crop+noise: given up: step 1: the loss is nan" in heard.said
     assert cells(tmp_path)["crop+noise"] == {"linear": [None], "knn": [None]}
@@ -233,10 +221,9 @@ def test_cells_are_read_alike_however_the_whole_policy_is(readouts, recipe, enco
     assert ("random network, nearest neighbours" in page) == (readouts == ("knn",))
 
 
-def test_what_a_study_does_not_measure_is_told(recipe, tmp_path):
+def test_what_a_study_does_not_measure_is_told(recipe, tmp_path, heard):
     for part in ("images", "masks"):
         (tmp_path / part).mkdir()
-    heard = Heard()
     replace(recipe, annotated=tmp_path).build(watch=heard)
     assert "careful: --annotated changes nothing: Augmentations measures by labels alone" in heard.said
 

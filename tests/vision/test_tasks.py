@@ -17,32 +17,16 @@ from partwhole.vision.sources import Source
 from partwhole.vision.tasks import TASKS, Pretext
 
 
-class Heard(Quiet):
-    def __init__(self):
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Red and blue squares, a folder for each, ten of them noisy."""
-    where = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 8), ("test", 4)):
-        for name, colour in (("blue", 2), ("red", 0)):
-            (where / part / name).mkdir(parents=True)
-            for i in range(count):
-                x = torch.randint(0, 60, (24, 24, 3), generator=generator).byte()
-                x[..., colour] += 150
-                Image.fromarray(x.numpy()).save(where / part / name / f"{i}.png")
-    return where
+def folder(coloured, tmp_path_factory) -> Path:
+    """Red and blue squares, a folder for each, eight of them to learn from."""
+    counts = {"train/blue": 8, "train/red": 8, "test/blue": 4, "test/red": 4}
+    return coloured(tmp_path_factory.mktemp("images"), counts, (24, 24))
 
 
 def tiny(recipe: ImageRecipe, cache: Path, **rest) -> ImageRecipe:
@@ -86,11 +70,11 @@ def test_every_task_trains_three_steps_and_is_shown(task, cache, folder, tmp_pat
     assert ("same_labels" in evaluation) == ("With the same labels" in page) == by_labels
 
 
-def test_images_without_labels_are_trained_on_and_not_measured(cache, tmp_path):
+def test_images_without_labels_are_trained_on_and_not_measured(cache, tmp_path, heard):
     for i in range(6):
         Image.new("RGB", (20 + i, 16), (40 * i, 9, 9)).save(tmp_path / f"{i}.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"nothing")
-    recipe, heard = tiny(TASKS["simclr"](), cache, data=(tmp_path,)), Heard()
+    recipe = tiny(TASKS["simclr"](), cache, data=(tmp_path,))
     out = tmp_path / "run"
     replace(recipe, batch=7).build(watch=heard)
     assert any("each of the 6 several times" in line for line in heard.said)
@@ -132,14 +116,14 @@ def test_a_task_has_the_views_of_its_paper_and_the_network_that_it_needs():
     assert TASKS["mae"]().ratio == 0.75
 
 
-def test_what_is_wrong_with_labelled_images_is_told_and_shown(cache, folder, tmp_path):
+def test_what_is_wrong_with_labelled_images_is_told_and_shown(cache, folder, tmp_path, heard):
     labelled = tmp_path / "labelled"
     for name, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
         (labelled / name).mkdir(parents=True)
         for i in range(5):
             Image.new("RGB", (16, 16 + i), colour).save(labelled / name / f"{i}.png")
     (labelled / "red" / "empty.png").write_bytes(b"")
-    recipe, heard = tiny(TASKS["simclr"](), cache, data=(folder,), labelled=labelled), Heard()
+    recipe = tiny(TASKS["simclr"](), cache, data=(folder,), labelled=labelled)
     run = recipe.build(watch=heard)
     assert sum("empty.png" in line for line in heard.said) == 1
     done = recipe.finish(run.method.encoder, tmp_path)

@@ -35,14 +35,6 @@ SMALL = Transfer(
 )
 
 
-class Heard(Quiet):
-    def __init__(self):
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 def vit(seed: int = 0, patch: int = 8) -> TransformerEncoder:
     torch.manual_seed(seed)
     return TransformerEncoder(Patches(16, size=32, patch=patch), dim=16, depth=1, heads=2, cls=True).eval()
@@ -103,7 +95,7 @@ def test_everything_is_measured_kept_and_pictured(people, tmp_path):
     assert len(kept) >= 1 + 5 + 1
 
 
-def test_an_interrupted_measurement_goes_on_to_the_same_end(people, tmp_path):
+def test_an_interrupted_measurement_goes_on_to_the_same_end(people, tmp_path, heard):
     kept: list[str] = []
 
     def stop(results: dict) -> None:
@@ -113,13 +105,12 @@ def test_an_interrupted_measurement_goes_on_to_the_same_end(people, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         measured(people, tmp_path, keep=stop)
-    heard = Heard()
     again = measured(people, tmp_path, begun=json.loads(kept[-1]), watch=heard)
     assert not any("attention of" in line or "commonest" in line for line in heard.said)
     assert "segmentation, random: draw 2 of 2" in heard.said
     whole = measured(people, tmp_path / "whole")
     assert json.loads(json.dumps(again)) == json.loads(json.dumps(whole))
-    heard = Heard()
+    heard.said.clear()
     assert (
         measured(people, tmp_path, begun=json.loads(json.dumps(whole)), watch=heard)["detection"] == whole["detection"]
     )
@@ -253,8 +244,8 @@ def test_a_run_reports_it_and_keeps_it_when_it_is_not_asked_again(people, tmp_pa
     assert "transfer" not in json.loads((tmp_path / "evaluation.json").read_text())  # it was of other weights
 
 
-def test_what_cannot_be_measured_on_is_told_before_anything_is_measured(tmp_path):
-    mine, heard = recipe(tmp_path / "cache", annotated=tmp_path), Heard()
+def test_what_cannot_be_measured_on_is_told_before_anything_is_measured(tmp_path, heard):
+    mine = recipe(tmp_path / "cache", annotated=tmp_path)
     with pytest.raises(ValueError, match="no set of annotated images"):
         mine.finish(mine.encoder(), tmp_path, heard)
     assert not (tmp_path / "evaluation.json").exists()

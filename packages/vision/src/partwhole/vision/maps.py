@@ -240,6 +240,12 @@ def resized(image: Tensor, sides: Sequence[int], mean: Three = MEAN, std: Three 
     return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
+def thumbnail(image: Tensor, side: int) -> Tensor:
+    """The whole image, uint8 (3, H, W), to be looked at: float32 in [0, 1], ``side`` pixels high."""
+    H, W = image.shape[1:]
+    return resized(image, (side, max(1, round(W * side / H))), (0, 0, 0), (1, 1, 1))
+
+
 def patch(encoder: Encoder) -> int | None:
     """The side of a patch in pixels; None of a network without patches."""
     if isinstance(encoder, TransformerEncoder) and hasattr(encoder.embed, "patch"):

@@ -22,9 +22,9 @@ from partwhole.vision.maps import (
     fitted,
     jaccard,
     objects,
-    resized,
     resting,
     step,
+    thumbnail,
 )
 from partwhole.vision.views import MEAN, STD, Three
 
@@ -239,20 +239,17 @@ def masks_picture(
     mass: float = 0.6,
     size: int = 224,
     side: int = 128,
-    mean: Three = MEAN,
-    std: Three = STD,
 ) -> Picture:
     """For every image a row: itself, its true objects, and the mask of attention of each network's best head."""
     rows = []
     for sample in samples:
         truth, valid = objects(sample)
-        H, W = truth.shape
-        photo = resized(sample["image"], (side, max(1, round(W * side / H))), (0, 0, 0), (1, 1, 1))
+        photo = thumbnail(sample["image"], side)
         row = [photo, covered(photo, enlarged(truth[None], photo.shape[1:])[0])]
         for network in networks.values():
-            x = fitted(sample["image"], size, step(network, size), mean, std).to(device_of(network))
+            x = fitted(sample["image"], size, step(network, size)).to(device_of(network))
             masks = attention_mask(attention(network, x[None])[0], mass).cpu()
-            best = jaccard(enlarged(masks, (H, W)), truth, valid).argmax()
+            best = jaccard(enlarged(masks, truth.shape), truth, valid).argmax()
             row.append(covered(photo, enlarged(masks[best][None], photo.shape[1:])[0]))
         rows.append(row)
     told = f"Images, their objects, and the mask of the attention of the best head of {', '.join(networks)}."

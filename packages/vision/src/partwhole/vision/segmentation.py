@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from partwhole.core import distributed
 from partwhole.core.checkpoint import copied
-from partwhole.core.data import Stream
+from partwhole.core.data import Stream, as_it_is
 from partwhole.core.encoder import Encoder, device_of, fresh
 from partwhole.core.evaluate import settled
 from partwhole.core.fit import Fit, Run, fit
@@ -190,7 +190,7 @@ def segmentation(
                 start = settled(start, torch.stack([look_at(train[i])["x"] for i in range(min(16, len(train)))]))
             torch.manual_seed(seed)
             method = Segment(start, classes=len(classes), frozen=frozen).to(device)
-            samples, view = (_featured(method, train, look_at, options), _as_it_is) if frozen else (train, look_at)
+            samples, view = (_featured(method, train, look_at, options), as_it_is) if frozen else (train, look_at)
             stream = Stream(samples, view, batch=min(options.batch, len(samples)), seed=seed)
             lr = options.lr_linear if frozen else options.lr
             how = Fit(steps=options.steps, lr=lr, weight_decay=0.01, seed=seed, device=str(device))
@@ -220,10 +220,6 @@ def _featured(method: Segment, samples: Sequence[Any], look: Crop, options: Segm
         features = method.features(torch.stack([s["x"] for s in seen]).to(device_of(method))).cpu()
         out += [{"features": f, "mask": s["mask"]} for f, s in zip(features, seen, strict=True)]
     return out
-
-
-def _as_it_is(sample: Any) -> Any:
-    return sample
 
 
 def _each(samples: Sequence[Any]) -> Any:

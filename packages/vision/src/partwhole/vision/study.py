@@ -22,7 +22,7 @@ import torch
 from partwhole.core import catalog, files, probe_report
 from partwhole.core.charts import heat_map
 from partwhole.core.checkpoint import differences
-from partwhole.core.data import View
+from partwhole.core.data import View, as_it_is
 from partwhole.core.doctor import Collapsed
 from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.fit import NonFinite, Run, fit
@@ -113,28 +113,14 @@ def cell_name(first: str, second: str) -> str:
 # ------------------------------------------------------------------ the trainings
 
 
-def study(
-    recipe: Augmentations,
-    encoder: Encoder,
-    images: Images,
-    classes: Classes,
-    *,
-    watch: Watch,
-    keep: Callable[[dict[str, Any]], None],
-    begun: Mapping[str, Any],
-) -> dict[str, Any]:
+class Study:
     """Accuracy for every pair of operators and draw, and for the whole policy, which is that of ``encoder`` at first.
 
+    What is missing is trained and measured as it is made. Then ``results`` is {"of": what decides the numbers,
+    "cells": {"crop+colour": {"linear": [of each draw], "knn": [...]}}}; None where a training was given up.
     keep, begun: is told the results so far, and brings those that an interrupted study kept; of them cells are taken
     that were trained and measured alike.
-    Returns {"of": what decides the numbers, "cells": {"crop+colour": {"linear": [of each draw], "knn": [...]}}}; None
-    where a training was given up.
     """
-    return _Study(recipe, encoder, images, classes, watch, keep, begun).results
-
-
-class _Study:
-    """The state of one call of ``study``."""
 
     def __init__(
         self,
@@ -142,6 +128,7 @@ class _Study:
         encoder: Encoder,
         images: Images,
         classes: Classes,
+        *,
         watch: Watch,
         keep: Callable[[dict[str, Any]], None],
         begun: Mapping[str, Any],
@@ -200,11 +187,6 @@ class _Study:
         alone = replace(self.recipe.measure, arms=("frozen",), shots=(), draws=1, readouts=("knn", "ridge"))
         arms = probe(encoder, self.classes, plain=as_it_is, look=as_it_is, options=alone)["arms"]
         return {readout: arms[f"frozen {readout}"][ALL][0] for readout in READOUTS}
-
-
-def as_it_is(x: torch.Tensor) -> torch.Tensor:
-    """The view of what is x already."""
-    return x
 
 
 def decisive(recipe: Augmentations, encoder: Encoder, images: Images, classes: Classes) -> dict[str, Any]:
@@ -266,11 +248,12 @@ def finish(recipe: Augmentations, encoder: Encoder, folder: Path, watch: Watch) 
         encoder, classes, plain=plain, look=look, options=recipe.measure, watch=watch, keep=keep("probe"),
         begun=before.get("probe"),
     )  # fmt: skip
-    found = study(recipe, encoder, images, classes, watch=watch, keep=keep("study"), begun=before.get("study") or {})
-    said = summary(recipe, found["cells"], probed)
+    begun = before.get("study") or {}
+    cells = Study(recipe, encoder, images, classes, watch=watch, keep=keep("study"), begun=begun).results["cells"]
+    said = summary(recipe, cells, probed)
 
     def body(page: Page) -> None:
-        section(page, recipe, found["cells"], probed, said)
+        section(page, recipe, cells, probed, said)
         show.views(page, recipe, images, encoder)
         page.text(f"Beside each image, from the left: {', '.join(recipe.operators)}. The other view is the image.")
         probe_report.section(page, probed, whole)
@@ -282,7 +265,7 @@ def finish(recipe: Augmentations, encoder: Encoder, folder: Path, watch: Watch) 
     lead = f"SimCLR by {len(recipe.operators)} operators on images, alone and in pairs, on {len(images):,} images."
     page = run_page(folder, "Augmentations of images", lead, body)
     text = f"{said}\n{probe_report.table(probed, whole)}"
-    return {"table": table(recipe, found["cells"]), "text": text, "report": page}
+    return {"table": table(recipe, cells), "text": text, "report": page}
 
 
 def rows(recipe: Augmentations, cells: Cells, readout: str) -> list[list[Spread]]:

@@ -5,6 +5,7 @@ Attention against true masks, classes of pixels, objects found. Each result is k
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ from partwhole.vision.annotated import BACKGROUND, Annotated, Halves, Parts, lay
 from partwhole.vision.detection import Detection, detection
 from partwhole.vision.draw import boxed, painted, png, stacked
 from partwhole.vision.images import some
-from partwhole.vision.maps import attention, enlarged, jaccard_of, objects, resized, step
+from partwhole.vision.maps import attention, enlarged, jaccard_of, objects, step, thumbnail
 from partwhole.vision.pictures import masks_picture
 from partwhole.vision.precision import Found
 from partwhole.vision.segmentation import Segmentation, segmentation
@@ -152,29 +153,116 @@ def transfer(
     results: dict[str, Any] = {"of": fingerprint(encoder), "set": told, "notes": []}
     if begun.get("of") == results["of"] and begun.get("set") == told:
         results |= {kind: begun[kind] for kind in ("jaccard", "segmentation", "detection") if kind in begun}
-    measures: dict[str, Callable[..., dict[str, Any]]] = {
-        "jaccard": _attention, "segmentation": _segmentation, "detection": _detection
-    }  # fmt: skip
-    for kind, measure in measures.items():
+    these = _Measurements(encoder, found.whole, options, folder / "transfer", watch, results, keep)
+    for kind, measure in {
+        "jaccard": these.attention, "segmentation": these.segmentation, "detection": these.detection
+    }.items():  # fmt: skip
         if kind not in options.what:
             continue
-
-        def put(measured: dict[str, Any], kind: str = kind) -> None:
-            results[kind] = measured
-            keep(results)
-
         pair = found.boxes if kind == "detection" else found.masks
         try:
             if pair is None:
                 raise ValueError(f"{name} has no {'boxes' if kind == 'detection' else 'masks'}")
-            samples = _both(pair) if kind == "jaccard" and found.whole else pair.test
-            old = results.pop(kind, {})
-            put(measure(encoder, pair, samples, options, folder / "transfer", watch, put, old))
+            these.put(kind, measure(pair, results.pop(kind, {})))
         except (ValueError, NonFinite) as error:  # one measurement of several
             results["notes"].append(f"{kind} was not measured: {error}")
             watch.say(results["notes"][-1])
     keep(results)
     return results
+
+
+@dataclass(frozen=True)
+class _Measurements:
+    """What the measurements of one call of ``transfer`` share; each is given the images and what it found before."""
+
+    encoder: Encoder
+    whole: bool  # attention, which learns nothing, is seen on both halves
+    options: Transfer
+    folder: Path  # of pictures
+    watch: Watch
+    results: dict[str, Any]
+    keep: Callable[[dict[str, Any]], None]
+
+    def put(self, kind: str, measured: dict[str, Any]) -> None:
+        self.results[kind] = measured
+        self.keep(self.results)
+
+    def write(self, name: str, data: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files.write(self.folder / f"{name}.png", lambda file: file.write(data))
+
+    def attention(self, pair: Halves, old: Mapping[str, Any]) -> dict[str, Any]:
+        how, encoder, device = self.options.jaccard, self.encoder, device_of(self.encoder)
+        samples = _both(pair) if self.whole else pair.test
+        _attends(encoder, how.size)
+        others, notes = {}, []
+        for path in self.options.beside:
+            try:
+                other = load_encoder(path).to(device)
+                _attends(other, how.size)
+                others[path.name if path.name not in others else str(path)] = other
+            except (ValueError, OSError) as error:
+                notes.append(f"{path} is left out: {error}")
+        measured: dict[str, Any] = {
+            "options": asdict(how),
+            "beside": {name: fingerprint(other) for name, other in others.items()},
+            "images": len(samples),
+            "notes": notes,
+            "rows": {},
+            "shown": "",
+        }
+        if old and {**old, "rows": {}, "shown": ""} == measured:
+            return dict(old)
+        self.watch.say(f"attention of {2 + len(others)} networks on {len(samples)} images")
+        table = jaccard_of(
+            encoder, samples, beside=others, size=how.size, mass=how.mass, draws=how.draws, watch=Steps(self.watch)
+        )
+        measured["rows"] = {row: {column: asdict(s) for column, s in cells.items()} for row, cells in table.items()}
+        with_objects = [s for s in some(samples, 4 * SHOWN) if objects(s)[0].any()][:SHOWN]
+        if with_objects:
+            networks = {"this run": encoder, **others, "a random network": fresh(encoder, seed=0)}
+            picture = masks_picture(networks, with_objects, size=how.size, mass=how.mass, side=SIDE)
+            self.write("jaccard", picture.png)
+            measured["shown"] = picture.caption
+        return measured
+
+    def segmentation(self, pair: Halves, old: Mapping[str, Any]) -> dict[str, Any]:
+        shown = some(pair.test, SHOWN)
+
+        def sheet(name: str, answer: Callable[[Any], Tensor]) -> None:
+            photos = [thumbnail(s["image"], SIDE) for s in shown]
+            masks = [enlarged(answer(s)[None], p.shape[1:])[0].long() for s, p in zip(shown, photos, strict=True)]
+            self.write(f"segmentation-{name}", png([[painted(p, m)] for p, m in zip(photos, masks, strict=True)]))
+
+        sheet("truth", lambda sample: sample["mask"])
+        return segmentation(
+            self.encoder, pair.train, pair.test, classes=pair.train.classes, options=self.options.segmentation,
+            watch=self.watch, keep=partial(self.put, "segmentation"), begun=old,
+            look=lambda arm, draw, answer: draw or sheet(arm, answer),
+        )  # fmt: skip
+
+    def detection(self, pair: Halves, old: Mapping[str, Any]) -> dict[str, Any]:
+        shown = some(pair.test, SHOWN)
+
+        def sheet(name: str, answer: Callable[[Any], Found]) -> None:
+            rows = []
+            for sample in shown:
+                photo, one = thumbnail(sample["image"], SIDE), answer(sample)
+                count = int((~sample["ignored"]).sum())  # no least score: those of a short training are low
+                sure = one.scores.argsort(descending=True, stable=True)[:count]
+                boxes, tints = one.boxes[sure] * (photo.shape[2] / sample["image"].shape[2]), one.labels[sure]
+                if one.masks is not None:
+                    tints = torch.arange(1, 1 + len(boxes))  # of each object its own, as masks touch
+                    photo = painted(photo, enlarged(stacked(one.masks[sure])[None], photo.shape[1:])[0].long())
+                rows.append([boxed(photo, boxes, tints)])
+            self.write(f"detection-{name}", png(rows))
+
+        sheet("truth", lambda s: Found(s["boxes"], s["labels"], (~s["ignored"]).float(), s.get("masks")))
+        return detection(
+            self.encoder, pair.train, pair.test, classes=pair.train.classes, options=self.options.detection,
+            watch=self.watch, keep=partial(self.put, "detection"), begun=old,
+            look=lambda arm, draw, answer: draw or sheet(arm, answer),
+        )  # fmt: skip
 
 
 def _both(pair: Halves) -> Annotated:
@@ -183,118 +271,8 @@ def _both(pair: Halves) -> Annotated:
     return new
 
 
-def _attention(
-    encoder: Encoder,
-    pair: Halves,
-    samples: Annotated,
-    options: Transfer,
-    folder: Path,
-    watch: Watch,
-    put: Callable[[dict[str, Any]], None],
-    old: Mapping[str, Any],
-) -> dict[str, Any]:
-    how, device = options.jaccard, device_of(encoder)
-    _attends(encoder, how.size)
-    others, notes = {}, []
-    for path in options.beside:
-        try:
-            other = load_encoder(path).to(device)
-            _attends(other, how.size)
-            others[path.name if path.name not in others else str(path)] = other
-        except (ValueError, OSError) as error:
-            notes.append(f"{path} is left out: {error}")
-    measured: dict[str, Any] = {
-        "options": asdict(how),
-        "beside": {name: fingerprint(other) for name, other in others.items()},
-        "images": len(samples),
-        "notes": notes,
-        "rows": {},
-        "shown": "",
-    }
-    if old and {**old, "rows": {}, "shown": ""} == measured:
-        return dict(old)
-    watch.say(f"attention of {2 + len(others)} networks on {len(samples)} images")
-    table = jaccard_of(
-        encoder, samples, beside=others, size=how.size, mass=how.mass, draws=how.draws, watch=Steps(watch)
-    )
-    measured["rows"] = {row: {column: asdict(s) for column, s in cells.items()} for row, cells in table.items()}
-    with_objects = [s for s in some(samples, 4 * SHOWN) if objects(s)[0].any()][:SHOWN]
-    if with_objects:
-        networks = {"this run": encoder, **others, "a random network": fresh(encoder, seed=0)}
-        picture = masks_picture(networks, with_objects, size=how.size, mass=how.mass, side=SIDE)
-        _write(folder / "jaccard.png", picture.png)
-        measured["shown"] = picture.caption
-    return measured
-
-
 def _attends(encoder: Encoder, size: int) -> None:
     """ValueError where no attention can be seen."""
     pixels = step(encoder, size)
     side = max(1, round(size / pixels)) * pixels
     attention(encoder, torch.zeros(1, 3, side, side, device=device_of(encoder)))
-
-
-def _segmentation(
-    encoder: Encoder,
-    pair: Halves,
-    samples: Annotated,
-    options: Transfer,
-    folder: Path,
-    watch: Watch,
-    put: Callable[[dict[str, Any]], None],
-    old: Mapping[str, Any],
-) -> dict[str, Any]:
-    shown = some(samples, SHOWN)
-
-    def sheet(name: str, answer: Callable[[Any], Tensor]) -> None:
-        photos = [_photo(s) for s in shown]
-        masks = [enlarged(answer(s)[None], p.shape[1:])[0].long() for s, p in zip(shown, photos, strict=True)]
-        _write(folder / f"segmentation-{name}.png", png([[painted(p, m)] for p, m in zip(photos, masks, strict=True)]))
-
-    sheet("truth", lambda sample: sample["mask"])
-    return segmentation(
-        encoder, pair.train, pair.test, classes=pair.train.classes, options=options.segmentation,
-        watch=watch, keep=put, begun=old, look=lambda arm, draw, answer: draw or sheet(arm, answer),
-    )  # fmt: skip
-
-
-def _detection(
-    encoder: Encoder,
-    pair: Halves,
-    samples: Annotated,
-    options: Transfer,
-    folder: Path,
-    watch: Watch,
-    put: Callable[[dict[str, Any]], None],
-    old: Mapping[str, Any],
-) -> dict[str, Any]:
-    shown = some(samples, SHOWN)
-
-    def sheet(name: str, answer: Callable[[Any], Found]) -> None:
-        rows = []
-        for sample in shown:
-            photo, one = _photo(sample), answer(sample)
-            count = int((~sample["ignored"]).sum())  # no least score: those of a short training are low
-            sure = one.scores.argsort(descending=True, stable=True)[:count]
-            boxes, tints = one.boxes[sure] * (photo.shape[2] / sample["image"].shape[2]), one.labels[sure]
-            if one.masks is not None:
-                tints = torch.arange(1, 1 + len(boxes))  # of each object its own, as masks touch
-                photo = painted(photo, enlarged(stacked(one.masks[sure])[None], photo.shape[1:])[0].long())
-            rows.append([boxed(photo, boxes, tints)])
-        _write(folder / f"detection-{name}.png", png(rows))
-
-    sheet("truth", lambda s: Found(s["boxes"], s["labels"], (~s["ignored"]).float(), s.get("masks")))
-    return detection(
-        encoder, pair.train, pair.test, classes=pair.train.classes, options=options.detection,
-        watch=watch, keep=put, begun=old, look=lambda arm, draw, answer: draw or sheet(arm, answer),
-    )  # fmt: skip
-
-
-def _photo(sample: Mapping[str, Any]) -> Tensor:
-    H, W = sample["image"].shape[1:]
-    return resized(sample["image"], (SIDE, max(1, round(W * SIDE / H))), (0, 0, 0), (1, 1, 1))
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, lambda file: file.write(data))
