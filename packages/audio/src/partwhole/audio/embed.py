@@ -3,28 +3,51 @@
 Axis letters: B batch, T frames, F bands, L tokens, D features.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from partwhole.core.encoder import Embed, blank
+from partwhole.core.encoder import Embed, Mean, blank
+
+Centre = Literal["set", "sound"]
+
+
+def normalised(x: Tensor, valid: Tensor | None, centre: Centre, mean: float | Tensor, std: float) -> Tensor:
+    """Spectrograms x (B, T, F) less their mean, over ``std``; 0 where not ``valid`` (B, T).
+
+    ``centre``: "set", the mean of all, ``mean``; "sound", of each band its own over the real frames, as recognisers of
+    speech do: it takes out what the room, the microphone and the voice are, and with it all that does not change.
+    """
+    if centre == "sound":
+        mean = Mean()(x, valid)[:, None]
+    return blank((x - mean) / std, valid)
 
 
 class SpectrogramPatches(Embed):
     """Log-mel spectrograms x (B, T, bands) -> tokens (B, L, dim), one for each patch of ``wide`` frames by ``tall``
     bands; with ``tall = bands`` a token is ``wide`` whole frames.
 
-    ``mean`` and ``std`` of the spectrograms of a data set are taken out first. Patches go from frame to frame, those of
-    the same frames from low to high: so a longer sound has the tokens of a shorter one, and more. Sines and cosines of
-    the place are added, half of the features for each axis; ``coordinates`` (B, L, 2) are the patch's numbers in time
-    and pitch. ``target`` is the normalised patch, (B, L, wide * tall). ``valid`` (B, T) says which frames are real; a
+    They are ``normalised`` first, by ``centre`` and the ``mean`` and ``std`` of a data set. Patches go from frame to
+    frame, those of the same frames from low to high: so a longer sound has the tokens of a shorter one, and more. Sines
+    and cosines of the place are added, half of the features for each axis; ``coordinates`` (B, L, 2) are the patch's
+    numbers in time and pitch. ``target`` is the normalised patch, (B, L, wide * tall). ``valid`` (B, T) says which frames are real; a
     patch is real where one of its frames is, and what is missing of it is the mean, 0.
     """
 
     incidental = frozenset({"mean", "std"})
 
     def __init__(
-        self, dim: int, *, bands: int = 64, tall: int = 16, wide: int = 8, mean: float = 0.0, std: float = 1.0
+        self,
+        dim: int,
+        *,
+        bands: int = 64,
+        tall: int = 16,
+        wide: int = 8,
+        centre: Centre = "set",
+        mean: float = 0.0,
+        std: float = 1.0,
     ):
         super().__init__()
         if tall < 1 or wide < 1 or bands % tall:
@@ -33,7 +56,8 @@ class SpectrogramPatches(Embed):
             )
         if dim % 4:
             raise ValueError(f"positions of {dim} features: sines and cosines of two axes need a multiple of 4")
-        self.dim, self.bands, self.tall, self.wide, self.mean, self.std = dim, bands, tall, wide, mean, std
+        self.dim, self.bands, self.tall, self.wide = dim, bands, tall, wide
+        self.centre, self.mean, self.std = centre, mean, std
         self.rows, self.target_dim = bands // tall, tall * wide
         self.project = nn.Linear(self.target_dim, dim)
 
@@ -53,7 +77,7 @@ class SpectrogramPatches(Embed):
 
     def target(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         columns = self.columns(x)
-        x = blank((x - self.mean) / self.std, valid)
+        x = normalised(x, valid, self.centre, self.mean, self.std)
         x = F.pad(x, (0, 0, 0, columns * self.wide - x.shape[1]))
         return (
             x.unflatten(2, (self.rows, self.tall))
@@ -64,9 +88,9 @@ class SpectrogramPatches(Embed):
         )
 
     def picture(self, target: Tensor) -> Tensor:
-        """The reverse of ``target``: (B, L, wide * tall) -> spectrograms (B, T, bands), as they were before."""
+        """The reverse of ``target``: (B, L, wide * tall) -> normalised spectrograms (B, T, bands)."""
         tiles = target.unflatten(2, (self.wide, self.tall)).unflatten(1, (-1, self.rows))
-        return tiles.transpose(2, 3).flatten(3).flatten(1, 2) * self.std + self.mean
+        return tiles.transpose(2, 3).flatten(3).flatten(1, 2)
 
     def tokens_valid(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
         if valid is None:

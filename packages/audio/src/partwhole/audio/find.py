@@ -33,9 +33,9 @@ def find(path: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
     """The sounds of a file, or of a folder in one of these orders; and what is wrong, (path, reason).
 
     ``index.jsonl`` in it, or in one of its folders: a line {"file", "label", "speaker", "split"} for each sound, all
-    but the file optional. Files named as FSDD's, ``{digit}_{speaker}_{number}``: its official parts. Else folders: first
-    those of the parts (train, test or val, unlabelled), if there are any, then a folder for each class; one alone, or
-    none, is no class. BadSound where there is no sound.
+    but the file optional. Files named as FSDD's, ``{digit}_{speaker}_{number}``: its official parts. Else folders:
+    first those of the parts (train, test or val, unlabelled), if there are any, then a folder for each class; one
+    alone, or none, is no class. BadSound where there is no sound.
     """
     root = Path(path)
     if root.is_file() and root.name != INDEX:

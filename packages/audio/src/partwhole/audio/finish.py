@@ -156,7 +156,8 @@ def _seen(batch: Mapping[str, Any], encoder: Encoder) -> list[Tensor]:
 def _veiled(x: Tensor, hidden: Tensor, encoder: Encoder) -> Tensor:
     embed: Any = encoder.embed
     tokens = embed.target(x[None].to(device_of(encoder))).cpu()
-    return embed.picture(tokens.masked_fill(hidden[None, :, None], torch.nan))[0, : len(x)]
+    gone = embed.picture(tokens.masked_fill(hidden[None, :, None], torch.nan))[0, : len(x)].isnan()
+    return x.masked_fill(gone, torch.nan)
 
 
 def _trained(recipe: "SoundRecipe", encoder: Encoder, folder: Path, sounds: Any, classes: Classes | None) -> Any:

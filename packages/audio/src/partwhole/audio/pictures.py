@@ -88,8 +88,9 @@ def reconstructions(method: MAE, x: Tensor, keep: Tensor) -> tuple[bytes, str]:
     seen = marked(keep, target.shape[1])[..., None]
     shown = embed.picture(torch.where(seen, target, torch.nan))
     rebuilt = embed.picture(torch.where(seen, target, prediction))
-    low, high = span(list(x))
-    rows = [list(row) for row in zip(shown, rebuilt, x, strict=True)]
+    truth = embed.picture(target)
+    low, high = span(list(truth))
+    rows = [list(row) for row in zip(shown, rebuilt, truth, strict=True)]
     told = "What it saw, what it made of the rest, and the truth. Sounds of the test part"
     more = "; level and contrast of a rebuilt patch are taken from the truth." if method.normalise else "."
     return sheet(rows, low, high), told + more
