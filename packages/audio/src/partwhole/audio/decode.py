@@ -39,7 +39,7 @@ class About:
     rate: int
     """Samples a second, as recorded."""
     length: int
-    """Samples of each channel; of what PyAV reads about as many."""
+    """Samples of each channel; of what PyAV reads about as many, 0 where it cannot tell."""
     channels: int
 
     def at(self, rate: int) -> int:
@@ -57,9 +57,11 @@ def about(path: str | Path) -> About:
     path = Path(path)
     with _told(path):
         if _boxed(path):
-            with _container(path) as (_, stream):
-                length = (stream.duration or 0) * stream.time_base * stream.rate
-                found = About(stream.rate, int(length), stream.channels)
+            with _container(path) as (container, stream):
+                seconds = (container.duration or 0) / 1e6  # of all that is in it; 0 where nobody knows
+                if stream.duration is not None:
+                    seconds = float(stream.duration * stream.time_base)
+                found = About(stream.rate, round(seconds * stream.rate), stream.channels)
         else:
             import soundfile
 

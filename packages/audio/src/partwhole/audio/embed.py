@@ -32,8 +32,8 @@ class SpectrogramPatches(Embed):
     They are ``normalised`` first, by ``centre`` and the ``mean`` and ``std`` of a data set. Patches go from frame to
     frame, those of the same frames from low to high: so a longer sound has the tokens of a shorter one, and more. Sines
     and cosines of the place are added, half of the features for each axis; ``coordinates`` (B, L, 2) are the patch's
-    numbers in time and pitch. ``target`` is the normalised patch, (B, L, wide * tall). ``valid`` (B, T) says which frames are real; a
-    patch is real where one of its frames is, and what is missing of it is the mean, 0.
+    numbers in time and pitch. ``target`` is the normalised patch, (B, L, wide * tall). ``valid`` (B, T) says which
+    frames are real; a patch is real where one of its frames is, and what is missing of it is the mean, 0.
     """
 
     incidental = frozenset({"mean", "std"})

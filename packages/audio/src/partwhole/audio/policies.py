@@ -17,8 +17,8 @@ def byola(mel: Mel, frames: int) -> Augment:
 
 
 def simclr(mel: Mel, frames: int) -> Augment:
-    """Fonseca et al., 2021, and Al-Tahan and Mohsenzadeh, 2021 (CLAR), for contrast: crops, mix-up with others, noise,
-    stretched time and shifted pitch, masks."""
+    """For contrast, in the manner of Fonseca et al., 2021, and of CLAR (Al-Tahan and Mohsenzadeh, 2021): crops, mix-up
+    with others, noise, time stretched and pitch shifted, loudness that fades, masks."""
     return Augment(
         mel=mel, frames=frames, gain=6.0, noise=0.5, mixup=0.3, stretch=(0.8, 1.25), pitch=(0.75, 1.33),
         fader=0.5, masks=(1, 1),

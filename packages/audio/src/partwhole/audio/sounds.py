@@ -6,6 +6,7 @@ Letters: N samples.
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -202,8 +203,8 @@ def _pieces(path: Path, *, rate: int, piece: int) -> tuple[list[tuple[int, Tenso
     """The usable pieces of a file with their beginnings, and what is wrong."""
     found, told, start = [], [], 0
     try:
-        length = decode.about(path).at(rate)
-        while start == 0 or start < length:
+        length = decode.about(path).at(rate) or sys.maxsize  # where nobody knows, it is read until it ends
+        while start == 0 or length - start >= piece // 10:  # what little is left says nothing
             wave = decode.read(path, rate, start, start + piece)
             loud = wave.abs()
             if len(wave) == 0 or float(loud.max()) < QUIET:
@@ -215,10 +216,11 @@ def _pieces(path: Path, *, rate: int, piece: int) -> tuple[list[tuple[int, Tenso
             if len(wave) < piece:
                 break
             start += piece
-            if length - start < piece // 10:
-                break  # what little is left says nothing
     except BadSound as error:
-        told.append((str(path), f"skipped: {error.found}"))
+        if not start:
+            told.append((str(path), f"skipped: {error.found}"))
+        elif length < sys.maxsize:
+            told.append((str(path), f"skipped{_from(start, rate)}: {error.found}"))
     return found, told
 
 
