@@ -5,7 +5,7 @@ Axes: N labelled things, D features.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from partwhole.core.data import Stream, View
+from partwhole.core.data import Stream, View, collate
 from partwhole.core.encoder import Encoder, describe, device_of, fresh
 from partwhole.core.evaluate import PENALTIES, accuracy, embed, knn, linear, ridge, settled
 from partwhole.core.fit import Fit, Run, fit
@@ -125,7 +125,8 @@ def probe(
     """Accuracy on the test half for every arm and number of labels.
 
     encoder: the pre-trained one; it is copied, never changed, and everything runs on its device.
-    plain, look: sample -> x, as it stands for measuring, and at random for training.
+    plain, look: sample -> x, as it stands for measuring, and at random for training. The x of things may differ in
+        their first axis: they are padded, and the encoder is told what is ``valid``.
     supports: which things are learned from, a list of indices for each draw, by the number of labels (of each class);
         by default those that ``options`` draw, and all.
     keep, begun: is told the results so far, and brings those that an interrupted measurement kept.
@@ -194,9 +195,9 @@ class _Probing:
             self.results["arms"] = {row: dict(cells) for row, cells in begun["arms"].items()}
         for problem in self.results["problems"]:
             watch.say(problem)
-        self.train, self.test = (
-            torch.stack([plain(half[i]) for i in range(len(half))]) for half in (classes.train, classes.test)
-        )
+        rows = [{"x": plain(half[i])} for half in (classes.train, classes.test) for i in range(len(half))]
+        both, at = collate(rows), len(classes.train)  # together, so that padding makes them of one length
+        self.train, self.test = ({k: v[part] for k, v in both.items()} for part in (slice(at), slice(at, None)))
         for arm in options.arms:
             if arm in ("scratch", "finetune"):
                 self.trained(arm)
@@ -227,14 +228,11 @@ class _Probing:
 
     def features(self, arm: str, d: int) -> tuple[Tensor, Tensor]:
         if arm == "input":
-            return self.train.flatten(1), self.test.flatten(1)
+            return self.train["x"].flatten(1), self.test["x"].flatten(1)
         encoder = self.encoder
         if arm == "random":
-            encoder = settled(fresh(encoder, seed=self.options.seed + d), self.train[: self.options.batch])
-        train, test = (
-            embed(encoder, ({"x": x} for x in half.split(self.options.batch))).float()
-            for half in (self.train, self.test)
-        )
+            encoder = settled(fresh(encoder, seed=self.options.seed + d), **next(self.parts(self.train)))
+        train, test = (embed(encoder, self.parts(half)).float() for half in (self.train, self.test))
         return train, test
 
     def trained(self, arm: str) -> None:
@@ -248,8 +246,10 @@ class _Probing:
             start = fresh(self.encoder, seed=seed) if arm == "scratch" else deepcopy(self.encoder)
             method = self.taught(start, self.supports[k][d], seed)
             with torch.no_grad():
-                parts = self.test.to(device_of(method)).split(self.options.batch)
-                self.put(arm, k, torch.cat([method.answer(x).argmax(-1) for x in parts]).cpu())
+                device, found = device_of(method), []
+                for part in self.parts(self.test):
+                    found.append(method.answer(**{name: value.to(device) for name, value in part.items()}).argmax(-1))
+                self.put(arm, k, torch.cat(found).cpu())
         self.watch.step(len(cells), {"total": len(cells)})
 
     def taught(self, encoder: Encoder, rows: Sequence[int], seed: int) -> Supervised:
@@ -259,6 +259,11 @@ class _Probing:
         how = Fit(steps=options.steps, lr=options.lr, weight_decay=0.01, seed=seed, device=str(device_of(encoder)))
         fit(Run(method=method, stream=stream), how, watch=Quiet())
         return method.eval()
+
+    def parts(self, half: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """So many things at a time: {"x"} and, where their lengths differ, {"valid"}."""
+        for i in range(0, len(half["x"]), self.options.batch):
+            yield {k: v[i : i + self.options.batch] for k, v in half.items()}
 
     def cell(self, row: str, k: str) -> list[float]:
         return self.results["arms"].get(row, {}).get(k, [])
