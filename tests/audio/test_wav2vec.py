@@ -208,6 +208,16 @@ def test_sounds_without_two_hidden_frames_add_nothing_to_the_contrast():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+def test_frames_of_the_same_codes_are_not_told_apart():
+    net = method().eval()
+    with torch.no_grad():
+        net.quantiser.logits.weight.zero_()
+        net.quantiser.logits.bias.copy_(torch.arange(10.0))
+    out = net(batch())
+    assert out["items"] == 0
+    assert out["contrast"] == 0
+
+
 def test_every_option_changes_something():
     torch.manual_seed(0)
     options = [{}, {"dim": 5}, {"distractors": 2}, {"weight": 1.0}, {"temperature": (1.0, 0.5)}]

@@ -47,7 +47,7 @@ def test_some_are_hidden_never_all_and_in_spans(length, start, span, seed):
         assert not short or a == 0 or b == length or hidden.sum() == length - 1
 
 
-@pytest.mark.parametrize(("length", "start", "span"), [(40, 0.08, 10), (12, 0.2, 3), (5, 0.3, 10), (2, 0.08, 10)])
+@pytest.mark.parametrize(("length", "start", "span"), [(40, 0.08, 10), (12, 0.2, 3), (5, 0.3, 10), (2, 0.08, 10), (6, 0.9, 2)])
 def test_E4_every_token_is_hidden_as_often(length, start, span):
     g, n = torch.Generator().manual_seed(0), 4000
     share = torch.stack([hide_spans(length, start, span, g) for _ in range(n)]).float().mean(0)
