@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from miniatures import BATCH, Counted, D, Groups, Layers, Rows, clouds, encoder, same
 
+from partwhole.audio.hubert import HuBERT
+from partwhole.audio.wav2vec import Wav2Vec2
+from partwhole.audio.wave_sees import hide_spans
+from partwhole.audio.waveform import Waveform
 from partwhole.core.data import Stream, together
 from partwhole.core.masks import hide, target_blocks
 from partwhole.core.method import Joint
@@ -28,6 +32,7 @@ from partwhole.core.methods.simsiam import SimSiam
 from partwhole.core.methods.supervised import Supervised
 from partwhole.core.methods.swav import SwAV
 from partwhole.core.methods.vicreg import VICReg
+from partwhole.core.transformer import TransformerEncoder
 from partwhole.shape3d.acd import ComponentContrast
 
 # ------------------------------------------------------------------ views of a cloud
@@ -68,6 +73,18 @@ def blocks(sample):
     x, short = sample["x"], 6 - len(sample["x"])
     drawn = {"valid": torch.ones(len(x), dtype=torch.bool), **target_blocks(x, targets=2, blocks=3)}
     return {"x": F.pad(x, (0, 0, 0, short)), **{k: F.pad(mask, (0, short)) for k, mask in drawn.items()}}
+
+
+def spans(sample):
+    """The numbers of a cloud, one after the other, as a sound of as many tokens as it has points."""
+    x = sample["x"].flatten()
+    hidden = hide_spans(len(sample["x"]), 0.3, 2)
+    return {"x": x, "valid": torch.ones(len(x), dtype=torch.bool), "hidden": hidden, "ids": sample["group"],
+            "seed": torch.randint(2**62, ())}  # fmt: skip
+
+
+def waves():
+    return TransformerEncoder(Waveform(D, channels=6, kernels=(3,), strides=(3,), reach=3), dim=D, depth=1, heads=2)
 
 
 def labelled(sample):
@@ -122,6 +139,8 @@ CASES |= {
     "byol-batchnorm": (lambda e: BYOL(e, **small, norm="batch"), two, True),
     "ibot-batchnorm": (lambda e: IBOT(e, **heads, norm="batch"), hiding, True),
     "acd": (lambda e: ComponentContrast(e, dim=8, clusters=3), parts, True),
+    "hubert": (lambda e: HuBERT(waves(), units=2, dim=4, unmasked=0.5), spans, True),
+    "wav2vec2": (lambda e: Wav2Vec2(waves(), codebook=(2, 3, 4), dim=4, distractors=5), spans, True),
     "groups": (Groups, same, True),
     "counted": (Counted, same, True),
     "rows": (Rows, same, False),

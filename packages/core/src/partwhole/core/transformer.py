@@ -225,6 +225,8 @@ class TransformerEncoder(Encoder):
             masked = token + self.embed.position(x, **given)
             tokens = torch.where(marked(hidden, tokens.shape[1])[..., None], masked.to(tokens.dtype), tokens)
         place = None if self.rope is None else blank(self.embed.coordinates(x, **given), real)
+        seen = real if keep is None else _both(marked(keep, tokens.shape[1]), real)
+        tokens = self.embed.situated(tokens, seen)
         if keep is not None:
             index, real = pack(keep, real)
             tokens, place = take(tokens, index), None if place is None else take(place, index)
@@ -282,6 +284,10 @@ def put(rows: Tensor, index: Tensor, real: Tensor, length: int) -> Tensor:
     """The reverse of ``take``: rows (B, K, D), where real, at their index among ``length`` tokens; zeros elsewhere."""
     at = index.masked_fill(~real, length)[..., None].expand_as(rows)  # what is not real goes behind the end
     return rows.new_zeros(len(rows), length + 1, rows.shape[-1]).scatter(1, at, rows)[:, :length]
+
+
+def _both(marks: Tensor, valid: Tensor | None) -> Tensor:
+    return marks if valid is None else marks & valid
 
 
 def marked(marks: Tensor, length: int) -> Tensor:
