@@ -1,4 +1,4 @@
-"""Any frame of a video by its index is the one that a decoding from beginning to end gives, in any file, by any reader."""
+"""Any frame by its index is the one that a decoding from beginning to end gives, in any file and by any reader."""
 
 import os
 import pickle  # noqa: TID251  only to see what travels to other processes

@@ -88,7 +88,8 @@ class TorchCodec:
         try:
             return self.decoder.get_frames_at(list(indices)).data.numpy()
         except (RuntimeError, IndexError) as error:
-            raise BadVideo(self.path, f"torchcodec cannot read the frames {list(indices)[:5]} ({error})", AGAIN) from error
+            found = f"torchcodec cannot read the frames {list(indices)[:5]} ({error})"
+            raise BadVideo(self.path, found, AGAIN) from error
 
     def index(self) -> tuple[int, np.ndarray, list[int]]:
         """As ``Decord.index``; the times of the first frames and of the last alone."""

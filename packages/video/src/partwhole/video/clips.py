@@ -90,7 +90,8 @@ def read_clips(
         found = [found[i] for i in sorted(chosen.tolist())]
     index = Index(None)
     if cache is not None:
-        about = f"{VERSION} {reader} {limit} {seed if limit is not None else 0} {sorted(str(Path(p).resolve()) for p in given)}"
+        roots = sorted(str(Path(p).resolve()) for p in given)
+        about = f"{VERSION} {reader} {limit} {0 if limit is None else seed} {roots}"
         index = Index(Path(cache) / "videos" / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.videos")
     try:
         index.add(found, reader, workers, watch or Quiet())

@@ -73,7 +73,8 @@ def look(folder: str | Path) -> Pictures:
         (a, first), (b, second) = list(sizes.items())[:2]
         found = f"frames of different sizes: {first} has {a[1]} x {a[0]} pixels, {second} {b[1]} x {b[0]}"
         raise BadVideo(folder, found, "put frames of one video into a folder of its own")
-    lost = f"{len(failed)} of {len(failed) + len(good)} frames cannot be read (the first: {failed[0]})" if failed else ""
+    count = len(failed) + len(good)
+    lost = f"{len(failed)} of {count} frames cannot be read (the first: {failed[0]})" if failed else ""
     return Pictures(str(folder), tuple(good), next(iter(sizes)), lost)
 
 

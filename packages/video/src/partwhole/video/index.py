@@ -146,7 +146,7 @@ class Index:
     def packets(self, stamp: str) -> Packets:
         """The index of a file that is no folder."""
         row = self.rows[stamp]
-        data = self.old[row["at"] : row["at"] + row["bytes"]] if "at" in row else np.frombuffer(self.new[stamp], np.uint8)
+        data = self._bytes(stamp)
         arrays, at = {}, 0
         for (name, kind), shape in zip(KINDS.items(), row["shapes"], strict=True):
             size = int(np.prod(shape)) * np.dtype(kind).itemsize
@@ -155,6 +155,12 @@ class Index:
         return Packets.of(arrays, row["about"])
 
     # ------------------------------------------------------------------ inside
+
+    def _bytes(self, stamp: str) -> np.ndarray:
+        if stamp in self.new:
+            return np.frombuffer(self.new[stamp], np.uint8)
+        row = self.rows[stamp]
+        return self.old[row["at"] : row["at"] + row["bytes"]]
 
     def _save(self, entries: Sequence[Entry]) -> None:
         if self.path is None:
@@ -166,9 +172,8 @@ class Index:
         def fill(file: BinaryIO) -> None:
             rows = {}
             for stamp in wanted:
-                row = self.rows[stamp]
-                data = self.new[stamp] if "at" not in row else self.old[row["at"] : row["at"] + row["bytes"]].tobytes()
-                rows[stamp] = {**row, "at": file.tell(), "bytes": len(data)}
+                data = self._bytes(stamp).tobytes()
+                rows[stamp] = {**self.rows[stamp], "at": file.tell(), "bytes": len(data)}
                 file.write(data + bytes(-len(data) % 8))
             text = json.dumps(rows).encode()
             file.write(text)
