@@ -182,10 +182,11 @@ def main() -> None:
                 make(files[title], *how)
         paths = [str(p) for p in files.values()]
         if args.memory:
-            print(f"{args.memory} clips out of {len(paths)} files, {OPEN} open at most; MB of the process (in use) after")
+            print(f"{args.memory} clips of {len(paths)} files, {OPEN} open at most; MB of the process (in use) after")
             for name in names:
                 found = apart("--child", f"growth:{name}:0", "--clips", str(args.memory), *paths)
-                print(f"{name:12}", *(f"{i} clips: {mb:.0f} ({used:.0f})" for i, mb, used in found or []), sep="  ", flush=True)
+                row = [f"{i} clips: {mb:.0f} ({used:.0f})" for i, mb, used in found or []]
+                print(f"{name:12}", *row, sep="  ", flush=True)
             return
         print(f"{'ms a clip':26} {'reader':12} {'opened anew':>12} {'kept open':>10}")
         for title, path in files.items():

@@ -41,7 +41,7 @@ class PyAV:
 
     def _open(self) -> None:
         self.container, self.stream = opened(self.path, self.threads)
-        self.context = self.stream.codec_context
+        self.context: Any = self.stream.codec_context
         self.thrifty, self.passing = self.context.name in PASSED_OVER, False
         self._fresh()
 
