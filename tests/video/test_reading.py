@@ -207,11 +207,13 @@ def test_a_file_with_sound_alone(tmp_path):
 # ------------------------------------------------------------------ other readers
 
 
-@DECORD
+@pytest.mark.parametrize("reader", ["decord", "torchcodec"])
 @pytest.mark.parametrize("name", ["long.mp4", "short.mp4", "short.mkv", "plain.avi", "uneven.mp4", "turned1.mp4"])
-def test_decord_where_it_is_right(place, name):
-    video = read_video(place / name, reader="decord")
-    assert (video.reader, video.why) == ("decord", "asked for")
+def test_another_reader_where_it_is_right(place, name, reader):
+    if missing(reader):
+        pytest.skip(missing(reader))
+    video = read_video(place / name, reader=reader)
+    assert (video.reader, video.why) == (reader, "asked for")
     truth = read_video(place / name, reader="pyav")
     x, y = video.frames([9, 40, 9, 59]), truth.frames([9, 40, 9, 59])
     assert x.shape == y.shape
