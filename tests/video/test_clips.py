@@ -163,6 +163,20 @@ def test_of_davis_as_plain_videos_masks_are_none(tmp_path):
     assert [os.path.relpath(n, tmp_path) for n in read_clips(tmp_path, workers=1).names] == ["JPEGImages/480p/dog"]
 
 
+def test_pictures_beside_videos_are_no_frames(made, tmp_path):
+    shutil.copy(made / "a.mp4", tmp_path)
+    shutil.copy(made / "frames" / "0.png", tmp_path / "cover.png")
+    os.symlink(tmp_path / "nowhere.mp4", tmp_path / "gone.mp4")
+    assert [os.path.basename(n) for n in read_clips(tmp_path, workers=1).names] == ["a.mp4"]
+
+
+def test_links_to_nothing_among_frames_are_passed_over(made, tmp_path):
+    at = tmp_path / "frames"
+    shutil.copytree(made / "frames", at)
+    os.symlink(tmp_path / "nowhere.png", at / "5a.png")
+    assert len(read_clips(at, workers=1)[0]["video"]) == 12
+
+
 def test_no_clips(tmp_path):
     with pytest.raises(BadVideo, match="no such file or folder; check the path"):
         read_clips(tmp_path / "no")

@@ -295,6 +295,13 @@ def test_a_file_that_changed_is_opened_anew(tmp_path):
     assert number(read_video(again).frames([25])[0]) == 25
 
 
+def test_a_file_that_is_gone(tmp_path):
+    video = read_video(write(tmp_path / "a.mp4", 3))
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(BadVideo, match="it can no longer be read"):
+        video.frames([0])
+
+
 def test_in_memory():
     x = torch.randint(256, (5, 3, 4, 6), dtype=torch.uint8)
     video = Frames(x, fps=10)

@@ -6,7 +6,6 @@ Letters: H height, W width.
 
 import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def listed(folder: str | Path) -> list[str]:
             entry.name
             for entry in os.scandir(folder)
             if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in SUFFIXES
-            and stat.S_ISREG(entry.stat().st_mode)
+            and entry.is_file()
         ]  # fmt: skip
     except FileNotFoundError as error:
         raise BadVideo(folder, "no such folder", "check the path") from error

@@ -50,7 +50,8 @@ def find(root: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
     """The video files and the folders with images below a folder, or the one that ``root`` is, in natural order.
 
     Hidden files and folders are passed over, links are followed; of a folder with ``JPEGImages`` and ``Annotations``
-    the latter are no videos. Also (path, reason) of folders that cannot be read. Raises BadVideo where there is none.
+    the latter are no videos, and images beside video files are no frames. Also (path, reason) of folders that cannot be
+    read. Raises BadVideo where there is none.
     """
     root = Path(root)
     if not root.is_dir():
@@ -73,6 +74,7 @@ def find(root: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
         seen.add((status.st_dev, status.st_ino))
         truth = {"Annotations"} if "JPEGImages" in folders else set()
         folders[:] = [f for f in folders if not f.startswith(".") and f not in truth]
+        count = len(found)
         for name in names:
             if not name.startswith("."):
                 suffix = os.path.splitext(name)[1].lower()
@@ -80,7 +82,7 @@ def find(root: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
                 if suffix in VIDEOS and os.path.isfile(path):
                     found.append(_file(path))
                 others.add(suffix)
-        if not others.isdisjoint(folder.SUFFIXES) and (pictures := folder.listed(at)):
+        if len(found) == count and not others.isdisjoint(folder.SUFFIXES) and (pictures := folder.listed(at)):
             found.append(pictured(at, pictures))
     if not found:
         kinds = f" (only {', '.join(sorted(others)[:8])})" if others else ""
