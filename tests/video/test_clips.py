@@ -70,7 +70,7 @@ def test_all_videos_below_a_folder(place):
     assert [number(clips[i]["video"].frames([11])[0]) for i in range(3)] == [11, 11, 11]  # 10.png after 9.png
     told = {os.path.relpath(path, place): reason for path, reason in clips.problems}
     assert told["empty.webm"].startswith("skipped: an empty file; download")
-    assert told["more/broken.mp4"].startswith("skipped: not a video that can be read")
+    assert told["more/broken.mp4"].startswith("skipped: not a video that can be read (Invalid data")
     assert told["short.mp4"] == "skipped: 3 frames, and 5 are needed; give longer ones"
     assert len(told) == 3
     assert heard.steps[-1] == (6, 6, 2)
@@ -163,6 +163,20 @@ def test_of_davis_as_plain_videos_masks_are_none(tmp_path):
     assert [os.path.relpath(n, tmp_path) for n in read_clips(tmp_path, workers=1).names] == ["JPEGImages/480p/dog"]
 
 
+def test_pictures_beside_videos_are_no_frames(made, tmp_path):
+    shutil.copy(made / "a.mp4", tmp_path)
+    shutil.copy(made / "frames" / "0.png", tmp_path / "cover.png")
+    os.symlink(tmp_path / "nowhere.mp4", tmp_path / "gone.mp4")
+    assert [os.path.basename(n) for n in read_clips(tmp_path, workers=1).names] == ["a.mp4"]
+
+
+def test_links_to_nothing_among_frames_are_passed_over(made, tmp_path):
+    at = tmp_path / "frames"
+    shutil.copytree(made / "frames", at)
+    os.symlink(tmp_path / "nowhere.png", at / "5a.png")
+    assert len(read_clips(at, workers=1)[0]["video"]) == 12
+
+
 def test_no_clips(tmp_path):
     with pytest.raises(BadVideo, match="no such file or folder; check the path"):
         read_clips(tmp_path / "no")
@@ -187,7 +201,7 @@ def test_folders_of_frames(tmp_path):
     assert [number(x) for x in clips[0]["video"].frames([0, 1, 2])] == [0, 1, 3]
     assert "kept: 1 of 4 frames cannot be read (the first: 2.png: not an image" in clips.problems[0][1]
     Image.new("RGB", (9, 9)).save(at / "1.png")
-    with pytest.raises(BadVideo, match="frames of different sizes: 0.png has 96 x 64 pixels, 1.png 9 x 9"):
+    with pytest.raises(BadVideo, match=r"frames of different sizes: 0.png has 96 x 64 pixels, 1.png 9 x 9"):
         folder.look(at)
     assert sorted(["10a", "9a", "a2", "2", "a10", "b"], key=folder.natural) == ["2", "9a", "10a", "a2", "a10", "b"]
 

@@ -1,4 +1,4 @@
-"""Videos with the truth about their objects, in the layouts in which they are published; and what may be wrong there."""
+"""Videos with the truth about their objects, in the layouts in which they are published, and what may be wrong."""
 
 import numpy as np
 import pytest
@@ -125,7 +125,7 @@ def test_no_davis(root):
     with pytest.raises(BadVideo, match="JPEGImages: it is not there; name the folder"):
         davis(root / "JPEGImages")
     (root / "ImageSets" / "2017" / "gone.txt").write_text("bird")
-    with pytest.raises(BadVideo, match="none of 1 sequences can be used; the first: .*bird: no such folder"):
+    with pytest.raises(BadVideo, match=r"none of 1 sequences can be used; the first: .*bird: no such folder"):
         davis(root, "gone")
 
 
@@ -182,5 +182,5 @@ def test_jhmdb_with_something_wrong(people):
     told = [reason for _, reason in clips.problems]
     assert "skipped: clap/one: no joints that can be read" in told[0]
     assert "skipped: clap/two: 2 frames, and joints of 3; put them back" in told[1]
-    with pytest.raises(BadVideo, match="no \\*_test_split7.txt"):
+    with pytest.raises(BadVideo, match=r"no \*_test_split7.txt"):
         jhmdb(people, 7)

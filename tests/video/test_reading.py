@@ -1,4 +1,4 @@
-"""Any frame of a video by its index is the one that a decoding from beginning to end gives, in any file, by any reader."""
+"""Any frame by its index is the one that a decoding from beginning to end gives, in any file and by any reader."""
 
 import os
 import pickle  # noqa: TID251  only to see what travels to other processes
@@ -207,11 +207,13 @@ def test_a_file_with_sound_alone(tmp_path):
 # ------------------------------------------------------------------ other readers
 
 
-@DECORD
+@pytest.mark.parametrize("reader", ["decord", "torchcodec"])
 @pytest.mark.parametrize("name", ["long.mp4", "short.mp4", "short.mkv", "plain.avi", "uneven.mp4", "turned1.mp4"])
-def test_decord_where_it_is_right(place, name):
-    video = read_video(place / name, reader="decord")
-    assert (video.reader, video.why) == ("decord", "asked for")
+def test_another_reader_where_it_is_right(place, name, reader):
+    if missing(reader):
+        pytest.skip(missing(reader))
+    video = read_video(place / name, reader=reader)
+    assert (video.reader, video.why) == (reader, "asked for")
     truth = read_video(place / name, reader="pyav")
     x, y = video.frames([9, 40, 9, 59]), truth.frames([9, 40, 9, 59])
     assert x.shape == y.shape
@@ -291,6 +293,13 @@ def test_a_file_that_changed_is_opened_anew(tmp_path):
     again = write(tmp_path / "a.mp4", 30)
     os.utime(again, (1, 1))
     assert number(read_video(again).frames([25])[0]) == 25
+
+
+def test_a_file_that_is_gone(tmp_path):
+    video = read_video(write(tmp_path / "a.mp4", 3))
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(BadVideo, match="it can no longer be read"):
+        video.frames([0])
 
 
 def test_in_memory():

@@ -13,6 +13,7 @@ torchcodec is measured where it finds FFmpeg.
 """
 
 import argparse
+import ctypes
 import json
 import random
 import resource
@@ -31,6 +32,7 @@ import torch
 
 from partwhole.core.data import Stream
 from partwhole.video.backends import READERS, missing
+from partwhole.video.index import VIDEOS
 from partwhole.video.packets import BadVideo
 from partwhole.video.pyav import look
 from partwhole.video.readers import OPEN, FileVideo, close_all
@@ -120,8 +122,9 @@ def rss() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
-def growth(name: str, paths: list[Path], count: int) -> list[tuple[int, float]]:
-    """(clips read, MB) as clips of files in turn are read, with handles that are made anew as a data set makes them."""
+def growth(name: str, paths: list[Path], count: int) -> list[tuple[int, float, float]]:
+    """(clips read, MB, MB without what the allocator keeps) as clips of random files are read, with handles that are
+    made anew as a data set makes them."""
     indices = [look(p) for p in paths]
     draw, found = random.Random(0), []
     marks = {max(1, count // 50), count // 4, count // 2, count}
@@ -129,7 +132,9 @@ def growth(name: str, paths: list[Path], count: int) -> list[tuple[int, float]]:
         k = draw.randrange(len(paths))
         FileVideo(paths[k], indices[k], reader=name).frames(clip(len(indices[k]), draw))
         if i in marks:
-            found.append((i, rss()))
+            before = rss()
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            found.append((i, before, rss()))
     return found
 
 
@@ -165,7 +170,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as at:
         files: dict[str, Path] = {}
         if args.videos is not None:
-            for path in sorted(p for p in args.videos.rglob("*") if p.suffix in (".mp4", ".avi", ".mkv", ".webm", ".mov")):
+            for path in sorted(p for p in args.videos.rglob("*") if p.suffix in VIDEOS):
                 try:
                     look(path)
                     files[path.name] = path
@@ -177,10 +182,11 @@ def main() -> None:
                 make(files[title], *how)
         paths = [str(p) for p in files.values()]
         if args.memory:
-            print(f"{args.memory} clips out of {len(paths)} files, {OPEN} open at most; MB of the process after")
+            print(f"{args.memory} clips of {len(paths)} files, {OPEN} open at most; MB of the process (in use) after")
             for name in names:
                 found = apart("--child", f"growth:{name}:0", "--clips", str(args.memory), *paths)
-                print(f"{name:12}", *(f"{i} clips: {mb:.0f}" for i, mb in found or []), sep="  ", flush=True)
+                row = [f"{i} clips: {mb:.0f} ({used:.0f})" for i, mb, used in found or []]
+                print(f"{name:12}", *row, sep="  ", flush=True)
             return
         print(f"{'ms a clip':26} {'reader':12} {'opened anew':>12} {'kept open':>10}")
         for title, path in files.items():
@@ -193,8 +199,7 @@ def main() -> None:
             row = [apart("--child", f"rates:{name}:{w}", "--clips", str(4 * count), *paths) for w in (0, 2)]
             shown = [f"{r[0]:.1f}" if r else "fails" for r in row] + ["/".join(f"{r[1]:.0f}" for r in row if r)]
             print(f"{'clips/s':26} {name:12} {shown[0]:>12} {shown[1]:>10} {shown[2]:>10}", flush=True)
-        print("\nOne file after the other is opened in 'all files in turn', but for those that are still open; decord is")
-        print("opened for every clip in all columns: it must not be kept (see partwhole.video.backends).")
+        print("\ndecord is opened for every clip in all columns: it must not be kept (see partwhole.video.backends).")
 
 
 if __name__ == "__main__":

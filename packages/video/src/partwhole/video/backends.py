@@ -75,7 +75,7 @@ class TorchCodec:
     """A video file by torchcodec."""
 
     def __init__(self, path: str | Path, packets: Packets, *, threads: int = 1):
-        from torchcodec.decoders import VideoDecoder
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
 
         self.path, self.packets = str(path), packets
         try:
@@ -88,7 +88,8 @@ class TorchCodec:
         try:
             return self.decoder.get_frames_at(list(indices)).data.numpy()
         except (RuntimeError, IndexError) as error:
-            raise BadVideo(self.path, f"torchcodec cannot read the frames {list(indices)[:5]} ({error})", AGAIN) from error
+            found = f"torchcodec cannot read the frames {list(indices)[:5]} ({error})"
+            raise BadVideo(self.path, found, AGAIN) from error
 
     def index(self) -> tuple[int, np.ndarray, list[int]]:
         """As ``Decord.index``; the times of the first frames and of the last alone."""
@@ -113,7 +114,7 @@ def missing(name: str) -> str:
         return f"{package} is not installed"
     try:
         if name == "torchcodec":
-            from torchcodec.decoders import VideoDecoder
+            from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
 
             VideoDecoder(b"no video")  # only this loads FFmpeg
         elif name == "decord":

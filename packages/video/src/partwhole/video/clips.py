@@ -90,7 +90,8 @@ def read_clips(
         found = [found[i] for i in sorted(chosen.tolist())]
     index = Index(None)
     if cache is not None:
-        about = f"{VERSION} {reader} {limit} {seed if limit is not None else 0} {sorted(str(Path(p).resolve()) for p in given)}"
+        roots = sorted(str(Path(p).resolve()) for p in given)
+        about = f"{VERSION} {reader} {limit} {0 if limit is None else seed} {roots}"
         index = Index(Path(cache) / "videos" / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.videos")
     try:
         index.add(found, reader, workers, watch or Quiet())
@@ -131,22 +132,22 @@ def some(samples: Sequence[Any], count: int) -> list[Any]:
 
 
 class _Found(Sequence):
-    def __init__(self, entries: list[Entry], index: Index, fps: float):
-        self.entries, self.index, self.fps = entries, index, fps
+    def __init__(self, entries: list[Entry], known: Index, fps: float):
+        self.entries, self.known, self.fps = entries, known, fps
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, i: Any) -> dict[str, Any]:
         entry = self.entries[i]
-        row = self.index.rows[entry.stamp]
+        row = self.known.rows[entry.stamp]
         video: Video
         if entry.folder:
             about = row["about"]
             pictures = Pictures(about["folder"], tuple(about["names"]), tuple(about["size"]), about["lost"])
             video = FolderVideo(pictures, fps=self.fps)
         else:
-            video = FileVideo(entry.path, self.index.packets(entry.stamp), reader=row["reader"], why=row["why"])
+            video = FileVideo(entry.path, self.known.packets(entry.stamp), reader=row["reader"], why=row["why"])
         return {"video": video}
 
 

@@ -6,7 +6,6 @@ Letters: H height, W width.
 
 import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def listed(folder: str | Path) -> list[str]:
             entry.name
             for entry in os.scandir(folder)
             if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in SUFFIXES
-            and stat.S_ISREG(entry.stat().st_mode)
+            and entry.is_file()
         ]  # fmt: skip
     except FileNotFoundError as error:
         raise BadVideo(folder, "no such folder", "check the path") from error
@@ -73,7 +72,8 @@ def look(folder: str | Path) -> Pictures:
         (a, first), (b, second) = list(sizes.items())[:2]
         found = f"frames of different sizes: {first} has {a[1]} x {a[0]} pixels, {second} {b[1]} x {b[0]}"
         raise BadVideo(folder, found, "put frames of one video into a folder of its own")
-    lost = f"{len(failed)} of {len(failed) + len(good)} frames cannot be read (the first: {failed[0]})" if failed else ""
+    count = len(failed) + len(good)
+    lost = f"{len(failed)} of {count} frames cannot be read (the first: {failed[0]})" if failed else ""
     return Pictures(str(folder), tuple(good), next(iter(sizes)), lost)
 
 

@@ -50,7 +50,8 @@ def find(root: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
     """The video files and the folders with images below a folder, or the one that ``root`` is, in natural order.
 
     Hidden files and folders are passed over, links are followed; of a folder with ``JPEGImages`` and ``Annotations``
-    the latter are no videos. Also (path, reason) of folders that cannot be read. Raises BadVideo where there is none.
+    the latter are no videos, and images beside video files are no frames. Also (path, reason) of folders that cannot be
+    read. Raises BadVideo where there is none.
     """
     root = Path(root)
     if not root.is_dir():
@@ -73,6 +74,7 @@ def find(root: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
         seen.add((status.st_dev, status.st_ino))
         truth = {"Annotations"} if "JPEGImages" in folders else set()
         folders[:] = [f for f in folders if not f.startswith(".") and f not in truth]
+        count = len(found)
         for name in names:
             if not name.startswith("."):
                 suffix = os.path.splitext(name)[1].lower()
@@ -80,7 +82,7 @@ def find(root: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
                 if suffix in VIDEOS and os.path.isfile(path):
                     found.append(_file(path))
                 others.add(suffix)
-        if not others.isdisjoint(folder.SUFFIXES) and (pictures := folder.listed(at)):
+        if len(found) == count and not others.isdisjoint(folder.SUFFIXES) and (pictures := folder.listed(at)):
             found.append(pictured(at, pictures))
     if not found:
         kinds = f" (only {', '.join(sorted(others)[:8])})" if others else ""
@@ -146,7 +148,7 @@ class Index:
     def packets(self, stamp: str) -> Packets:
         """The index of a file that is no folder."""
         row = self.rows[stamp]
-        data = self.old[row["at"] : row["at"] + row["bytes"]] if "at" in row else np.frombuffer(self.new[stamp], np.uint8)
+        data = self._bytes(stamp)
         arrays, at = {}, 0
         for (name, kind), shape in zip(KINDS.items(), row["shapes"], strict=True):
             size = int(np.prod(shape)) * np.dtype(kind).itemsize
@@ -155,6 +157,12 @@ class Index:
         return Packets.of(arrays, row["about"])
 
     # ------------------------------------------------------------------ inside
+
+    def _bytes(self, stamp: str) -> np.ndarray:
+        if stamp in self.new:
+            return np.frombuffer(self.new[stamp], np.uint8)
+        row = self.rows[stamp]
+        return self.old[row["at"] : row["at"] + row["bytes"]]
 
     def _save(self, entries: Sequence[Entry]) -> None:
         if self.path is None:
@@ -166,9 +174,8 @@ class Index:
         def fill(file: BinaryIO) -> None:
             rows = {}
             for stamp in wanted:
-                row = self.rows[stamp]
-                data = self.new[stamp] if "at" not in row else self.old[row["at"] : row["at"] + row["bytes"]].tobytes()
-                rows[stamp] = {**row, "at": file.tell(), "bytes": len(data)}
+                data = self._bytes(stamp).tobytes()
+                rows[stamp] = {**self.rows[stamp], "at": file.tell(), "bytes": len(data)}
                 file.write(data + bytes(-len(data) % 8))
             text = json.dumps(rows).encode()
             file.write(text)

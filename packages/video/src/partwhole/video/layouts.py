@@ -61,7 +61,9 @@ def davis(
     return _clips(root, names, load, watch)
 
 
-def vip(root: str | Path, split: str | None = "val", *, parts: str = "Category_ids", watch: Watch | None = None) -> Clips:
+def vip(
+    root: str | Path, split: str | None = "val", *, parts: str = "Category_ids", watch: Watch | None = None
+) -> Clips:
     """Samples {"video", "masks"} of VIP (Zhou et al., 2018): videos of people with masks of their parts, in the folders
     Images and Annotations/<parts>, of the videos that lists/<split>_videos.txt names (None: all).
 
@@ -208,12 +210,13 @@ def _joints(path: Path) -> Tensor:
     from scipy.io import loadmat
 
     try:
-        found = np.asarray(loadmat(str(path), variable_names=["pos_img"])["pos_img"], np.float32)
+        x = np.asarray(loadmat(str(path), variable_names=["pos_img"])["pos_img"], np.float32)
     except Exception as error:  # whatever a reader throws at a broken file is a report about that file
-        raise BadVideo(path, f"no joints that can be read ({type(error).__name__}: {error})", "unpack it again") from error
-    if found.ndim != 3 or found.shape[:2] != (2, len(JOINTS)) or not np.isfinite(found).all():
-        raise BadVideo(path, f"pos_img {found.shape}; expected (2, {len(JOINTS)}, frames), finite", "unpack it again")
-    return torch.from_numpy(found.transpose(2, 1, 0).copy()) - 1
+        found = f"no joints that can be read ({type(error).__name__}: {error})"
+        raise BadVideo(path, found, "unpack it again") from error
+    if x.ndim != 3 or x.shape[:2] != (2, len(JOINTS)) or not np.isfinite(x).all():
+        raise BadVideo(path, f"pos_img {x.shape}; expected (2, {len(JOINTS)}, frames), finite", "unpack it again")
+    return torch.from_numpy(x.transpose(2, 1, 0).copy()) - 1
 
 
 def _sequences(root: Path, split: str | None, year: int | None) -> tuple[list[str], int | None]:

@@ -35,12 +35,13 @@ class PyAV:
         self.ordinal = {int(place): i for i, place in enumerate(packets.place)}
         self.colours = VideoReformatter()
         self.needed: set[int] = set()
+        self.latest = 0  # of those needed
         self.hopeless = False
         self._open()
 
     def _open(self) -> None:
         self.container, self.stream = opened(self.path, self.threads)
-        self.context = self.stream.codec_context
+        self.context: Any = self.stream.codec_context
         self.thrifty, self.passing = self.context.name in PASSED_OVER, False
         self._fresh()
 
@@ -58,7 +59,7 @@ class PyAV:
         players show it, or else the first after it. Raises BadVideo where there is none.
         """
         wanted = sorted(set(indices))
-        self.needed = set(wanted)
+        self.needed, self.latest = set(wanted), wanted[-1]
         found: dict[int, np.ndarray] = {}
         try:
             for frame in wanted:
@@ -83,13 +84,14 @@ class PyAV:
         onward = self.shown < frame and self.at >= self.packets.start[begin]
         if onward and (self.ready or not self.ended) and self._until(frame, found):
             return
-        for place, thrifty in dict.fromkeys([(begin, True), (begin, False), (max(0, begin - 1), False), (0, False)]):
-            self.thrifty = thrifty and self.context.name in PASSED_OVER
-            if thrifty or not self.hopeless:
-                self._jump(place)
-                if self._until(frame, found):
-                    self.thrifty = self.context.name in PASSED_OVER
-                    return
+        can = self.context.name in PASSED_OVER
+        ways = [(begin, can), (begin, False), (max(0, begin - 1), False), (0, False)]
+        for place, thrifty in dict.fromkeys([(begin, False)] if self.hopeless else ways):
+            self.thrifty = thrifty
+            self._jump(place)
+            if self._until(frame, found):
+                self.thrifty = can
+                return
         if self.last is None:
             raise BadVideo(self.path, f"no picture for frame {frame}, nor for any before it", AGAIN)
         self.hopeless = True  # damage within the file: it is not decoded from its beginning for every frame
@@ -133,11 +135,11 @@ class PyAV:
         """The packet, which knows now which frame it holds; and whether its picture is needed."""
         if packet is None or self.packets.counted:
             return packet
-        self.at = self.ordinal.get(packet.pos, self.at)
-        frame = int(self.packets.frame[self.at])
-        packet.pts, packet.dts = frame, self.at
-        self.at += 1
-        passed = self.thrifty and frame not in self.needed and frame < max(self.needed, default=0)
+        at = self.ordinal.get(packet.pos)
+        frame = -1 if at is None else int(self.packets.frame[at])  # the file has grown since
+        packet.pts, packet.dts = frame, at
+        self.at = self.at if at is None else at + 1
+        passed = self.thrifty and frame not in self.needed and frame < self.latest
         if passed != self.passing:
             self.context.skip_frame, self.passing = "NONREF" if passed else "DEFAULT", passed
         return packet
@@ -190,7 +192,7 @@ def opened(path: str | Path, threads: int) -> tuple[Any, Any]:
             raise BadVideo(path, "an empty file", AGAIN)
         container = av.open(str(path), metadata_errors="ignore")
     except FFmpegError as error:
-        raise BadVideo(path, f"not a video that can be read ({type(error).__name__}: {error.strerror})", AGAIN) from error
+        raise BadVideo(path, f"not a video that can be read ({error.strerror})", AGAIN) from error
     except PermissionError as error:
         raise BadVideo(path, "no permission to read it", "give yourself read access") from error
     except OSError as error:
@@ -218,16 +220,18 @@ def look(path: str | Path, *, threads: int = 1) -> Packets:
     container, stream = opened(path, threads)
     try:
         told: list[tuple[int, int | None, int | None, bool, bool]] = []
-        cut = ""
+        cut, empty = "", 0
         try:
             for packet in container.demux(stream):
-                if packet.size:
-                    place = -1 if packet.pos is None else packet.pos
+                place = -1 if packet.pos is None else packet.pos
+                if not packet.size:
+                    empty += place >= 0  # AVI: the last frame stays
+                else:
                     told.append((place, packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
         except FFmpegError as error:
             cut = f"the file is cut off or damaged after {len(told)} frames ({error.strerror})"
         whole, last = (container.duration or 0) / 1e6, max((t[1] for t in told if t[1] is not None), default=0)
-        if len(told) < stream.frames:
+        if len(told) + empty < stream.frames:
             cut = f"the file says it has {stream.frames} frames, and holds {len(told)}"
         elif not cut and whole > 1 and float(last * (stream.time_base or 0)) < 0.9 * whole - 1:
             cut = f"the file says it lasts {whole:.1f} s, and its frames end at {float(last * stream.time_base):.1f} s"

@@ -226,8 +226,13 @@ class _Opened:
         if self.process != os.getpid():
             self.others.append(self.readers)  # the parent's, after a fork: to close them is for the parent
             self._fresh()
+        try:
+            changed = os.stat(video.path).st_mtime_ns
+        except OSError as error:
+            found = f"it can no longer be read ({error.strerror})"
+            raise BadVideo(video.path, found, "put it back, or start again without it") from error
         with self.lock:
-            key = (video.path, video.reader, video.threads, len(video.packets), os.stat(video.path).st_mtime_ns)
+            key = (video.path, video.reader, video.threads, len(video.packets), changed)
             reader = self.readers.pop(key, None)
             if reader is None:
                 while len(self.readers) >= OPEN:
