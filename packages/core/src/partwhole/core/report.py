@@ -104,7 +104,7 @@ class Page:
         return self.raw(bar_chart(bars, **options))
 
     def picture(self, png: bytes, caption: str = "", *, width: int | None = None) -> "Page":
-        """A PNG, ``width`` CSS pixels wide where there is room."""
+        """A PNG or a GIF, ``width`` CSS pixels wide where there is room."""
         return self.raw(picture_html(png, caption, width=width))
 
     def grid(self, parts: Sequence[str], *, width: int = 400) -> "Page":
@@ -202,17 +202,18 @@ def decimal(value: float, digits: int) -> str:
 
 
 def picture_html(png: bytes, caption: str = "", *, width: int | None = None) -> str:
-    """A ``<figure>`` with the PNG inside it.
+    """A ``<figure>`` with the PNG inside it, or the GIF, which may move.
 
     Raises:
-        ValueError: the bytes are not a PNG.
+        ValueError: the bytes are neither.
     """
-    if png[:8] != b"\x89PNG\r\n\x1a\n":
-        raise ValueError(f"a picture must be the bytes of a PNG file; these begin with {png[:8]!r}")
+    kind = "png" if png[:8] == b"\x89PNG\r\n\x1a\n" else "gif" if png[:6] == b"GIF89a" else ""
+    if not kind:
+        raise ValueError(f"a picture must be the bytes of a PNG file, or a GIF; these begin with {png[:8]!r}")
     size = f' style="width:{int(width)}px"' if width else ""
     text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     data = base64.b64encode(png).decode()
-    return f'<figure><img alt="{escape(caption)}"{size} src="data:image/png;base64,{data}">{text}</figure>'
+    return f'<figure><img alt="{escape(caption)}"{size} src="data:image/{kind};base64,{data}">{text}</figure>'
 
 
 def folded(title: str, html: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from partwhole.core.encoder import Encoder, describe, device_of, fresh
 from partwhole.core.evaluate import settled
@@ -90,7 +90,7 @@ def measure(
         "sequences": list(numbers),
         "problems": problems,
         "options": json.loads(json.dumps(asdict(options))),
-        "of": fingerprint(encoder) if isinstance(encoder, Encoder) else getattr(encoder, "__qualname__", "a function"),
+        "of": _called(encoder),
     }
     if begun and {**begun, "rows": {}, "mean": {}} == results:
         results["rows"] = json.loads(json.dumps(begun["rows"]))
@@ -106,7 +106,7 @@ def measure(
         watch.step(done, {"total": len(jobs)})
         sample = samples[numbers[name]]
         if network[0] != (arm, d):
-            network = (arm, d), _network(arm, d, encoder, sample, options)
+            network = (arm, d), _network(arm, d, encoder, samples[min(numbers.values())], options)
         rows[arm][d][name] = _score(network[1], sample, options)
         results["mean"] = means(rows)
         keep(results)
@@ -146,6 +146,13 @@ def pixels(x: Tensor, side: int = PIXELS) -> Tensor:
 def copied(video: Any, masks: Any) -> Tensor:
     """The first mask for every frame, int16 (T, H, W)."""
     return first_ids(masks, video.size).expand(len(video), -1, -1)
+
+
+def _called(encoder: Maps) -> str:
+    """What tells one encoder from another: its weights, or the name of a function."""
+    if isinstance(encoder, nn.Module):
+        return fingerprint(encoder)  # type: ignore[arg-type]
+    return getattr(encoder, "__qualname__", type(encoder).__qualname__)
 
 
 def _network(arm: str, d: int, encoder: Maps, sample: Mapping[str, Any], options: Following) -> Maps | None:

@@ -75,7 +75,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "dino": Protocol(
         window="square", ties=True, temperature=0.1, sides="sixty-four", stretch=True, decide="input"
     ),
-    # Siméoni et al., 2025, the notebook on segmentation tracking.
+    # Siméoni et al., 2025, the notebook on segmentation tracking; its nearest places lie half a pixel beside ours.
     "dinov3": Protocol(ties=True, temperature=0.2, size=960, sides="up", up="nearest", stretch=True),
     # Xu and Wang, 2021, and its code: past frames hold the first one as long as it is one of them.
     "vfs": Protocol(
