@@ -18,7 +18,7 @@ from partwhole.core.probe import fingerprint
 from partwhole.core.report import Spread
 from partwhole.core.watch import Quiet, Watch
 from partwhole.video.follow import Maps, first_ids, follow, seen_size
-from partwhole.video.metrics import Davis, davis
+from partwhole.video.metrics import davis
 from partwhole.video.protocol import PROTOCOLS, Protocol
 from partwhole.vision.maps import resized
 
@@ -178,11 +178,7 @@ def _score(network: Maps | None, sample: Mapping[str, Any], options: Following) 
     else:
         found = follow(network, video, masks, options.protocol, batch=options.batch)
     scored = davis(found, masks.frames(range(len(video))))
-    each = [
-        Davis((name,), (j,), (f,)).numbers
-        for name, j, f in zip(scored.objects, scored.region, scored.boundary, strict=True)
-    ]
-    return {"objects": list(scored.objects), **{key: [one[key] for one in each] for key in each[0]}}
+    return {"objects": list(scored.objects), **scored.each}
 
 
 def _usable(samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[list[str]]]:

@@ -4,7 +4,7 @@ Axes: T frames, H W pixels, O objects, J joints.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,29 +21,24 @@ class Davis:
     """J and F of every object at every counted frame, (O, T - 2) float64, and whose they are."""
 
     objects: tuple[str, ...]
-    region: tuple[np.ndarray, ...]
-    boundary: tuple[np.ndarray, ...]
+    region: np.ndarray
+    boundary: np.ndarray
+
+    @property
+    def each(self) -> dict[str, list[float]]:
+        """For each object J and F, their means over frames; the share of frames above .5 (recall); how much the last
+        quarter of the frames is below the first (decay); and J&F, the mean of both."""
+        out: dict[str, list[float]] = {}
+        for name, rows in (("J", self.region), ("F", self.boundary)):
+            out[name] = [float(row.mean()) for row in rows]
+            out[f"{name} recall"] = [float((row > 0.5).mean()) for row in rows]
+            out[f"{name} decay"] = [decay(row) for row in rows]
+        return {"J&F": [(j + f) / 2 for j, f in zip(out["J"], out["F"], strict=True)], **out}
 
     @property
     def numbers(self) -> dict[str, float]:
-        """J and F: the mean over frames, then over objects, with the share of frames above .5 (recall) and how much
-        the last quarter of the frames is below the first (decay), and J&F, the mean of both."""
-        out: dict[str, float] = {}
-        for name, rows in (("J", self.region), ("F", self.boundary)):
-            out[name] = float(np.mean([row.mean() for row in rows]))
-            out[f"{name} recall"] = float(np.mean([(row > 0.5).mean() for row in rows]))
-            out[f"{name} decay"] = float(np.mean([decay(row) for row in rows]))
-        return {"J&F": (out["J"] + out["F"]) / 2, **out}
-
-    @staticmethod
-    def joined(parts: Mapping[str, "Davis"]) -> "Davis":
-        """Of all sequences, by their names: means are over objects, not over sequences."""
-        names = tuple(f"{name}/{one}" for name, part in parts.items() for one in part.objects)
-        return Davis(
-            names,
-            tuple(row for part in parts.values() for row in part.region),
-            tuple(row for part in parts.values() for row in part.boundary),
-        )
+        """The means of ``each`` over objects. Those of several videos are over the objects of all, not over videos."""
+        return {name: sum(values) / len(values) for name, values in self.each.items()}
 
 
 def davis(pred: Tensor, truth: Tensor) -> Davis:
@@ -68,7 +63,7 @@ def davis(pred: Tensor, truth: Tensor) -> Davis:
         whole = void if void.any() else None
         for o, i in enumerate(found):
             region[o, t], boundary[o, t] = j_and_f(p == i, g == i, whole)
-    return Davis(tuple(str(i) for i in found), tuple(region), tuple(boundary))
+    return Davis(tuple(str(i) for i in found), region, boundary)
 
 
 def j_and_f(pred: np.ndarray, truth: np.ndarray, void: np.ndarray | None = None) -> tuple[float, float]:
