@@ -125,12 +125,12 @@ def test_an_encoder_is_in_eval_mode_and_left_as_it_was():
 @given(st.integers(24, 700), st.integers(24, 700), st.sampled_from([8, 14, 16]))
 def test_sizes_that_encoders_see(H, W, side):
     encoder = TransformerEncoder(Patches(8, size=2 * side, patch=side), dim=8, depth=1, heads=1)
-    for sides in ("nearest", "up", "ratio"):
+    for sides in ("nearest", "up"):
         high, wide = seen_size(encoder, (H, W), Protocol(size=480, sides=sides))
         assert high % side == wide % side == 0
         assert abs(min(high, wide) - 480) < side
         assert sides != "up" or min(high, wide) >= 480
-    assert seen_size(pixels, (H, W), Protocol(size=0, sides="ratio")) == (H, W)
+    assert seen_size(pixels, (H, W), Protocol(size=0)) == (H, W)
 
 
 def test_sizes_of_the_published_protocols():
