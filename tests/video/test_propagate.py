@@ -259,6 +259,12 @@ def test_the_presets_differ_as_the_publications_do():
     assert [p.topk for p in (crw, dino, dinov3, vfs)] == [10, 5, 5, 10]
     assert [p.temperature for p in (crw, dino, dinov3, vfs)] == [0.05, 0.1, 0.2, 0.07]
     assert [p.window for p in (crw, dino, dinov3, vfs)] == ["open-disc", "square", "disc", "open-disc"]
+    assert [p.repeats for p in (crw, dino, dinov3, vfs)] == ["all", "none", "none", "one"]
+    assert [p.first for p in (crw, dino, dinov3, vfs)] == ["free", "windowed", "windowed", "windowed"]
+    assert [(p.ties, p.stretch) for p in (crw, dino, dinov3, vfs)] == [(0, 0), (1, 1), (1, 1), (0, 1)]
+    assert [(p.down, p.up) for p in (crw, dino)] == [("bilinear", "bilinear"), ("nearest", "bilinear")]
+    assert [(p.down, p.up) for p in (dinov3, vfs)] == [("nearest", "nearest"), ("nearest", "bilinear")]
+    assert {p.radius for p in PROTOCOLS.values()} == {12}
     x, first = video(5, 8, 15, 16, 2, 0)
     outs = [run(x, first, p) for p in (crw, dino, dinov3, vfs)]
     assert all(not torch.equal(a, b) for a, b in pairwise(outs))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from partwhole.core.report import Page
 from partwhole.video.protocol import Protocol
 from partwhole.video.show import affinity_picture, film, gif, strip, write_mp4
 
@@ -78,6 +79,7 @@ def test_a_gif_has_the_frames_and_the_colours(clip):
         image.seek(2)
         back = torch.tensor(list(image.convert("RGB").tobytes())).view(*frames[2].shape[1:], 3).permute(2, 0, 1)
     assert (back - frames[2].float()).abs().mean() < 15
+    assert "data:image/gif;base64," in Page("films").picture(gif(frames), "a film").html()
     with pytest.raises(ValueError, match="there is none"):
         gif([])
 

@@ -105,11 +105,15 @@ def sides(name: str, h: int, w: int, only: str = "") -> dict[str, Callable[[], T
 
 
 def compare(name: str, h: int, w: int, repeats: int) -> None:
-    works = sides(name, h, w)
+    results: dict[str, Tensor] = {}
+
+    def kept(side: str, work: Callable[[], Tensor]) -> Work:
+        return lambda: results.update({side: work()})
+
+    works = {side: kept(side, work) for side, work in sides(name, h, w).items()}
     took = measure.medians(works, "cpu", repeats=repeats, warm=int(repeats > 1))
-    truth = works["published"]()
-    for side, work in works.items():
-        found = work()
+    truth = results["published"]
+    for side, found in results.items():
         other = (found.argmax(0) != truth.argmax(0)).float().mean()
         peak = measure.peak_of_child(["--peak", name, side, str(h), str(w)])
         row = f"{name if side == 'published' else '':14} {side:16} {took[side]:8.2f} {took[side] / took['ours']:7.1f}x"

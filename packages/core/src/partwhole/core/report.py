@@ -202,15 +202,14 @@ def decimal(value: float, digits: int) -> str:
 
 
 def picture_html(png: bytes, caption: str = "", *, width: int | None = None) -> str:
-    """A ``<figure>`` with the PNG, or the GIF, inside it.
+    """A ``<figure>`` with the PNG inside it, or the GIF, which may move.
 
     Raises:
         ValueError: the bytes are neither.
     """
-    kinds = {b"\x89PNG\r\n\x1a\n": "png", b"GIF89a": "gif", b"GIF87a": "gif"}
-    kind = next((kind for start, kind in kinds.items() if png.startswith(start)), None)
-    if kind is None:
-        raise ValueError(f"a picture must be the bytes of a PNG or GIF file; these begin with {png[:8]!r}")
+    kind = "png" if png[:8] == b"\x89PNG\r\n\x1a\n" else "gif" if png[:6] == b"GIF89a" else ""
+    if not kind:
+        raise ValueError(f"a picture must be the bytes of a PNG file, or a GIF; these begin with {png[:8]!r}")
     size = f' style="width:{int(width)}px"' if width else ""
     text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     data = base64.b64encode(png).decode()

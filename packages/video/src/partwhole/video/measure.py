@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from partwhole.core.encoder import Encoder, describe, device_of, fresh
 from partwhole.core.evaluate import settled
@@ -18,7 +18,7 @@ from partwhole.core.probe import fingerprint
 from partwhole.core.report import Spread
 from partwhole.core.watch import Quiet, Watch
 from partwhole.video.follow import Maps, first_ids, follow, seen_size
-from partwhole.video.metrics import Davis, davis
+from partwhole.video.metrics import davis
 from partwhole.video.protocol import PROTOCOLS, Protocol
 from partwhole.vision.maps import resized
 
@@ -90,7 +90,7 @@ def measure(
         "sequences": list(numbers),
         "problems": problems,
         "options": json.loads(json.dumps(asdict(options))),
-        "of": fingerprint(encoder) if isinstance(encoder, Encoder) else getattr(encoder, "__qualname__", "a function"),
+        "of": _called(encoder),
     }
     if begun and {**begun, "rows": {}, "mean": {}} == results:
         results["rows"] = json.loads(json.dumps(begun["rows"]))
@@ -106,7 +106,7 @@ def measure(
         watch.step(done, {"total": len(jobs)})
         sample = samples[numbers[name]]
         if network[0] != (arm, d):
-            network = (arm, d), _network(arm, d, encoder, sample, options)
+            network = (arm, d), _network(arm, d, encoder, samples[min(numbers.values())], options)
         rows[arm][d][name] = _score(network[1], sample, options)
         results["mean"] = means(rows)
         keep(results)
@@ -148,6 +148,13 @@ def copied(video: Any, masks: Any) -> Tensor:
     return first_ids(masks, video.size).expand(len(video), -1, -1)
 
 
+def _called(encoder: Maps) -> str:
+    """What tells one encoder from another: its weights, or the name of a function."""
+    if isinstance(encoder, nn.Module):
+        return fingerprint(encoder)  # type: ignore[arg-type]
+    return getattr(encoder, "__qualname__", type(encoder).__qualname__)
+
+
 def _network(arm: str, d: int, encoder: Maps, sample: Mapping[str, Any], options: Following) -> Maps | None:
     if arm == "copy":
         return None
@@ -171,11 +178,7 @@ def _score(network: Maps | None, sample: Mapping[str, Any], options: Following) 
     else:
         found = follow(network, video, masks, options.protocol, batch=options.batch)
     scored = davis(found, masks.frames(range(len(video))))
-    each = [
-        Davis((name,), (j,), (f,)).numbers
-        for name, j, f in zip(scored.objects, scored.region, scored.boundary, strict=True)
-    ]
-    return {"objects": list(scored.objects), **{key: [one[key] for one in each] for key in each[0]}}
+    return {"objects": list(scored.objects), **scored.each}
 
 
 def _usable(samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[list[str]]]:

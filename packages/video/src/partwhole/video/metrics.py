@@ -4,7 +4,7 @@ Axes: T frames, H W pixels, O objects, J joints.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch import Tensor
 from partwhole.vision.maps import IGNORED
 
 SHARE = 0.008  # of the diagonal: how far a boundary may be off (Perazzi et al., 2016)
-FULL = 12  # of so many places one on a boundary: a map of distances is made faster than a tree
 
 
 @dataclass(frozen=True)
@@ -22,29 +21,24 @@ class Davis:
     """J and F of every object at every counted frame, (O, T - 2) float64, and whose they are."""
 
     objects: tuple[str, ...]
-    region: tuple[np.ndarray, ...]
-    boundary: tuple[np.ndarray, ...]
+    region: np.ndarray
+    boundary: np.ndarray
+
+    @property
+    def each(self) -> dict[str, list[float]]:
+        """For each object J and F, their means over frames; the share of frames above .5 (recall); how much the last
+        quarter of the frames is below the first (decay); and J&F, the mean of both."""
+        out: dict[str, list[float]] = {}
+        for name, rows in (("J", self.region), ("F", self.boundary)):
+            out[name] = [float(row.mean()) for row in rows]
+            out[f"{name} recall"] = [float((row > 0.5).mean()) for row in rows]
+            out[f"{name} decay"] = [decay(row) for row in rows]
+        return {"J&F": [(j + f) / 2 for j, f in zip(out["J"], out["F"], strict=True)], **out}
 
     @property
     def numbers(self) -> dict[str, float]:
-        """J and F: the mean over frames, then over objects, with the share of frames above .5 (recall) and how much
-        the last quarter of the frames is below the first (decay), and J&F, the mean of both."""
-        out: dict[str, float] = {}
-        for name, rows in (("J", self.region), ("F", self.boundary)):
-            out[name] = float(np.mean([row.mean() for row in rows]))
-            out[f"{name} recall"] = float(np.mean([(row > 0.5).mean() for row in rows]))
-            out[f"{name} decay"] = float(np.mean([decay(row) for row in rows]))
-        return {"J&F": (out["J"] + out["F"]) / 2, **out}
-
-    @staticmethod
-    def joined(parts: Mapping[str, "Davis"]) -> "Davis":
-        """Of all sequences, by their names: means are over objects, not over sequences."""
-        names = tuple(f"{name}/{one}" for name, part in parts.items() for one in part.objects)
-        return Davis(
-            names,
-            tuple(row for part in parts.values() for row in part.region),
-            tuple(row for part in parts.values() for row in part.boundary),
-        )
+        """The means of ``each`` over objects. Those of several videos are over the objects of all, not over videos."""
+        return {name: sum(values) / len(values) for name, values in self.each.items()}
 
 
 def davis(pred: Tensor, truth: Tensor) -> Davis:
@@ -69,7 +63,7 @@ def davis(pred: Tensor, truth: Tensor) -> Davis:
         whole = void if void.any() else None
         for o, i in enumerate(found):
             region[o, t], boundary[o, t] = j_and_f(p == i, g == i, whole)
-    return Davis(tuple(str(i) for i in found), tuple(region), tuple(boundary))
+    return Davis(tuple(str(i) for i in found), region, boundary)
 
 
 def j_and_f(pred: np.ndarray, truth: np.ndarray, void: np.ndarray | None = None) -> tuple[float, float]:
@@ -126,15 +120,24 @@ def _f(a: np.ndarray, b: np.ndarray, radius: int) -> float:
 
 
 def _near(a: np.ndarray, b: np.ndarray, radius: int) -> int:
-    """How many places of a have one of b no farther than ``radius``: the same as to dilate b by a disc, and faster."""
-    from scipy.ndimage import distance_transform_edt
-    from scipy.spatial import KDTree
+    """How many places of a (h, w) have one of b no farther than ``radius``: those of a in b dilated by a disc.
 
-    if np.count_nonzero(a) + np.count_nonzero(b) > a.size / FULL:
-        return int(np.count_nonzero(np.asarray(distance_transform_edt(~b))[a] <= radius + 1e-6))
-    # Squares of distances are whole numbers, so that half a number more decides nothing else.
-    far, _ = KDTree(np.argwhere(b)).query(np.argwhere(a), distance_upper_bound=math.sqrt(radius * radius + 0.5))
-    return int(np.count_nonzero(np.isfinite(far)))
+    A disc is rows: each row of b is widened by what the disc has so far above or below, by sums along it.
+    """
+    h, w = b.shape
+    sums = np.zeros((h, w + 2 * radius + 1), np.int16)  # it may overflow: only differences of a few are asked for
+    np.cumsum(b, axis=1, dtype=np.int16, out=sums[:, radius + 1 : radius + 1 + w])
+    sums[:, radius + 1 + w :] = sums[:, [radius + w]]
+    wide = np.zeros((h, w), bool)
+    rows: dict[int, list[int]] = {}
+    for up in range(min(radius, h - 1) + 1):
+        rows.setdefault(math.isqrt(radius * radius - up * up), []).append(up)
+    for half, ups in rows.items():
+        row = sums[:, radius + half + 1 : radius + half + 1 + w] != sums[:, radius - half : radius - half + w]
+        for up in ups:
+            wide[up:] |= row[: h - up]
+            wide[: h - up] |= row[up:]
+    return int(np.count_nonzero(wide & a))
 
 
 def _box(a: np.ndarray, b: np.ndarray) -> tuple[int, int, int, int] | None:

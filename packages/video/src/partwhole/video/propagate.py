@@ -158,7 +158,7 @@ class Met:
             return self.begin + number * self.affinity.shape[2] + cell
         return self.begin + number * frame + self.places[cell]
 
-    def all(self, frame: int, which: Tensor) -> tuple[Tensor, Tensor]:
+    def whole(self, frame: int, which: Tensor) -> tuple[Tensor, Tensor]:
         """All affinities of some queries (Q', S * M), -inf where not seen, and their rows (S * M,)."""
         S, M = self.affinity.shape[1:]
         value = self.affinity[which]
@@ -193,7 +193,7 @@ def _spread(
     met: Sequence[Met], values: Tensor, frame: int, temperature: float, which: Tensor, least: Tensor | None
 ) -> Tensor:
     """Labels of some queries from all that they see and that is at least ``least`` (Q', 1)."""
-    affinity, row = (torch.cat(each, -1) for each in zip(*(one.all(frame, which) for one in met), strict=True))
+    affinity, row = (torch.cat(each, -1) for each in zip(*(one.whole(frame, which) for one in met), strict=True))
     if least is not None:
         affinity = affinity.masked_fill_(affinity < least, NEVER)
     return (affinity.to(values.dtype) / temperature).softmax(1) @ values[row]

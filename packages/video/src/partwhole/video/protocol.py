@@ -36,9 +36,9 @@ class Protocol:
     """Of the softmax over cosines: the lower, the more the most similar place alone decides."""
     size: int = 480
     """The shorter side of frames as the encoder sees them, in pixels; 0: as they are."""
-    sides: Literal["nearest", "up", "ratio", "sixty-four"] = "nearest"
-    """How both sides become what an encoder takes: the nearest multiple of its patch, the next above, the ratio as it
-    is (the nearest for an encoder of patches), or the longer one the multiple of 64 below.
+    sides: Literal["nearest", "up", "sixty-four"] = "nearest"
+    """How both sides become what an encoder of patches takes: the nearest multiple of its patch, or the next above; an
+    encoder without takes them as they are. sixty-four: the longer one becomes the multiple of 64 below, for any.
     """
     down: Literal["nearest", "bilinear"] = "nearest"
     """How the first frame's masks come to the grid."""
@@ -68,17 +68,19 @@ class Protocol:
 PROTOCOLS: dict[str, Protocol] = {
     # Jabri et al., 2020, and its code: a video begins with as many copies of its first frame as the context is long.
     "crw": Protocol(
-        context=20, first="free", repeats="all", window="open-disc", topk=10, temperature=0.05, size=0, sides="ratio",
+        context=20,
+        first="free",
+        repeats="all",
+        window="open-disc",
+        topk=10,
+        temperature=0.05,
+        size=0,
         down="bilinear",
     ),
     # Caron et al., 2021, eval_video_segmentation.py.
-    "dino": Protocol(
-        window="square", ties=True, temperature=0.1, sides="sixty-four", stretch=True, decide="input"
-    ),
-    # Siméoni et al., 2025, the notebook on segmentation tracking.
+    "dino": Protocol(window="square", ties=True, temperature=0.1, sides="sixty-four", stretch=True, decide="input"),
+    # Siméoni et al., 2025, the notebook on segmentation tracking; its nearest places lie half a pixel beside ours.
     "dinov3": Protocol(ties=True, temperature=0.2, size=960, sides="up", up="nearest", stretch=True),
     # Xu and Wang, 2021, and its code: past frames hold the first one as long as it is one of them.
-    "vfs": Protocol(
-        context=20, repeats="one", window="open-disc", topk=10, temperature=0.07, sides="ratio", stretch=True
-    ),
-}  # fmt: skip
+    "vfs": Protocol(context=20, repeats="one", window="open-disc", topk=10, temperature=0.07, stretch=True),
+}
