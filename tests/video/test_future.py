@@ -7,6 +7,7 @@ from torch import nn
 
 from partwhole.core.encoder import Wrapped
 from partwhole.core.testing import check_method
+from partwhole.core.threads import ranks as as_ranks
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.video import future
 from partwhole.video.clip_views import Blocks, Clip, dpc
@@ -101,6 +102,17 @@ def test_the_contract(encoder, kind):
 
     torch.manual_seed(1)
     check_method(make, {"x": torch.randn(4, 4, 3, 2, 16, 16)})
+
+
+def test_accuracies_are_those_of_one_process():
+    torch.manual_seed(2)
+    method, x = DPC(flat(), steps=1, temperature=0.3).double(), torch.randn(5, 3, 3, 2, 16, 16, dtype=torch.float64)
+    alone = method({"x": x})
+    assert 0 < alone["accuracy"] < 1
+    with as_ranks(2) as run:
+        both = run(lambda r: method({"x": (x[:3], x[3:])[r]}))
+    for name in ("loss", "accuracy", "block"):
+        assert torch.allclose((both[0][name] + both[1][name]) / 2, alone[name])
 
 
 def test_what_is_to_be_told_is_not_looked_at():

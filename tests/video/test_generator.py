@@ -98,6 +98,10 @@ def test_a_surface_goes_along_with_its_object():
         where.append(torch.from_numpy(np.stack([u, v])))
         assert torch.equal(sample["masks"].frames([t])[0] == 1, torch.from_numpy(inside > 0))
         colours.append(sample["video"].frames([t])[0].double())
+    one = np.full((1, 1), 0.1)
+    (u, v), (u7, v7) = (thing.surface(one, one, t)[:2] for t in (0, 7))
+    turned = float(np.arctan2(v7, u7).item() - np.arctan2(v, u).item())
+    assert np.cos(turned + 7 * thing.turn[1]) > 0.9 > np.cos(turned)
     on = sample["masks"].frames([0])[0] == 1
     nearest = torch.cdist(where[0][:, on].mT, where[1].flatten(1).mT).argmin(1)
     before, after, same = colours[0][:, on], colours[1].flatten(1)[:, nearest], colours[1][:, on]
