@@ -15,8 +15,9 @@ from partwhole.audio.sources import Among, Source
 from partwhole.audio.tasks import TASKS
 from partwhole.core.checkpoint import load_encoder, save_encoder
 from partwhole.core.data import Stream
+from partwhole.core.evaluate import PENALTIES, accuracy, knn, ridge
 from partwhole.core.fit import fit
-from partwhole.core.probe import Probe
+from partwhole.core.probe import Probe, probe
 from partwhole.core.watch import Quiet
 
 RATE = 4_000
@@ -96,6 +97,23 @@ def test_tones_are_learned_and_trained_from_scratch(cache, folder, tmp_path):
     arms = json.loads((tmp_path / "evaluation.json").read_text())["probe"]["arms"]
     assert arms["scratch"]["all"] == arms["finetune"]["all"] == [1.0]
     assert "none is taken for another" in done["report"].read_text()
+
+
+def test_what_is_measured_are_features_of_each_sound_alone(cache, folder):
+    recipe = tiny(TASKS["simclr"](), cache, data=(folder,), measure=Probe(arms=("frozen",), shots=(), draws=1))
+    encoder, classes = recipe.encoder().eval(), recipe.classes()
+    plain = recipe.plain()
+    assert len({len(plain(sample)) for sample in classes.train}) > 3  # of different lengths, so padded in a batch
+    with torch.no_grad():
+        train, test = (
+            torch.cat([encoder(plain(half[i])[None])[:, 0] for i in range(len(half))])
+            for half in (classes.train, classes.test)
+        )
+    found = probe(encoder, classes, plain=plain, look=plain, options=recipe.measure)["arms"]
+    by_hand = accuracy(knn(train, classes.train_label, test), classes.test_label)
+    assert found["frozen knn"]["all"] == [by_hand]
+    by_hand = accuracy(ridge(train, classes.train_label, test, penalty=PENALTIES), classes.test_label)
+    assert found["frozen linear"]["all"] == [by_hand]
 
 
 def test_sounds_without_labels_are_trained_on_and_not_measured(cache, tmp_path):
