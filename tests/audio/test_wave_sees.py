@@ -13,7 +13,7 @@ from torch import Tensor
 
 from partwhole.audio import wave_sees
 from partwhole.audio.units import Units
-from partwhole.audio.wave_sees import Spans, WithUnits, hide_spans
+from partwhole.audio.wave_sees import Spans, WaveNetwork, WithUnits, hide_spans
 from partwhole.audio.waveform import Waveform
 from partwhole.core import checkpoint
 from partwhole.core.catalog import Given
@@ -47,7 +47,9 @@ def test_some_are_hidden_never_all_and_in_spans(length, start, span, seed):
         assert not short or a == 0 or b == length or hidden.sum() == length - 1
 
 
-@pytest.mark.parametrize(("length", "start", "span"), [(40, 0.08, 10), (12, 0.2, 3), (5, 0.3, 10), (2, 0.08, 10), (6, 0.9, 2)])
+@pytest.mark.parametrize(
+    ("length", "start", "span"), [(40, 0.08, 10), (12, 0.2, 3), (5, 0.3, 10), (2, 0.08, 10), (6, 0.9, 2)]
+)
 def test_E4_every_token_is_hidden_as_often(length, start, span):
     g, n = torch.Generator().manual_seed(0), 4000
     share = torch.stack([hide_spans(length, start, span, g) for _ in range(n)]).float().mean(0)
@@ -120,14 +122,13 @@ class Sounds(Seeing):
     folder: Path = Path()
     fit: Fit = Fit(steps=6, lr=1e-2, save_every=2, log_every=1)
 
-    def look(self) -> Any: ...
+    @property
+    def longest(self) -> int:
+        return 120
 
     def looks(self, crops: int) -> Any: ...
 
     def strong(self) -> Any: ...
-
-    def tokens(self, encoder: Any) -> int:
-        raise NotImplementedError
 
     def streamed(self, samples: Sequence[Any], view: Any) -> Stream:
         return Stream(samples, view, batch=4, seed=self.fit.seed)
@@ -223,6 +224,28 @@ def test_round_two_clusters_what_the_first_network_makes(tmp_path):
     weights(replace(second, fit=Fit(steps=1)))
 
 
+@pytest.mark.parametrize(("hop", "window"), [(160, 225), (320, 400)])
+def test_the_network_and_what_an_evaluation_sees_of_a_sound(hop, window):
+    network = WaveNetwork(dim=16, depth=1, channels=8, hop=hop)
+    net = network.build()
+    embed = net.embed
+    assert isinstance(embed, Waveform)
+    assert (embed.hop, embed.window, embed.samples(2)) == (hop, window, network.least)
+    recipe = HuBERT(network=network)
+    assert recipe.encoder().dim == 16
+    long = {"sound": torch.arange(1000.0)}
+    plain, look = (replace(view, longest=800) for view in (recipe.plain(), recipe.look()))  # type: ignore[type-var]
+    assert torch.equal(plain(long), torch.arange(100.0, 900.0))
+    pieces = {int(look(long)[0]) for _ in range(30)}
+    assert len(pieces) > 10
+    assert all(0 <= first <= 200 for first in pieces)
+    short = look({"sound": torch.ones(5)})
+    assert len(short) == network.least
+    assert short.sum() == 5
+    assert embed.count(len(short)) == 2
+    assert recipe.tokens(encoder()) == 13
+
+
 def test_they_say_what_they_need():
     patches = TransformerEncoder(Vectors(3, 8), dim=8, depth=1, heads=2)
     for recipe in (HuBERT(), Wav2Vec2()):
@@ -231,10 +254,13 @@ def test_they_say_what_they_need():
     for bad, message in (
         ({"start": 1.0}, "a chance"),
         ({"span": 0}, "a number of tokens"),
-        ({"most": 1}, "2 are needed"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(Wav2Vec2(), **bad).view(encoder())
+    with pytest.raises(ValueError, match="2 are needed"):
+        Spans(8, 20, 1, 0.1, 2)
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        WaveNetwork(depth=0)
     with pytest.raises(ValueError, match="they are of others"):
         WithUnits(sounds(), Units(torch.zeros(2).int(), torch.tensor([0, 2]), torch.zeros(1, 1)))
     with pytest.raises(ValueError, match="of another one"):

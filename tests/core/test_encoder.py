@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from partwhole.core.encoder import Embed, Encoder, First, Head, Max, Mean, Vectors, blank, build, describe, mlp
+from partwhole.core.masks import indices
 from partwhole.core.norm import BatchNorm
 from partwhole.core.threads import ranks
 from partwhole.core.transformer import Transformer, TransformerEncoder, attention_mask, pack
@@ -75,6 +76,27 @@ def test_keep_encodes_the_visible_tokens_alone():
         assert torch.allclose(out[b, there[b]], alone[0], atol=1e-12)
         assert index[b, there[b]].tolist() == keep[b].nonzero()[:, 0].tolist()
     assert net(x, keep=torch.zeros_like(keep)).shape == (3, 1, 8)
+
+
+class Beside(Vectors):
+    """Each token is told what is beside it."""
+
+    def situated(self, tokens: Tensor, seen: Tensor | None) -> Tensor:
+        tokens = tokens if seen is None else tokens * seen[..., None]
+        return tokens + tokens.roll(1, 1)
+
+
+def test_tokens_are_situated_among_what_is_seen_alone():
+    torch.manual_seed(0)
+    net = TransformerEncoder(Beside(3, 8), dim=8, depth=1, heads=2).double().eval()
+    x, hidden, token = draw(2, 6, 3), coin(2, 6, seed=3), draw(8)
+    valid = torch.arange(6) < torch.tensor([6, 4])[:, None]
+    other = torch.where(hidden[..., None] | ~valid[..., None], draw(2, 6, 3, seed=9), x)
+    for what in ({"hidden": hidden, "token": token}, {"keep": ~hidden}, {"keep": indices(~hidden)}):
+        assert torch.equal(net(x, valid=valid, **what), net(other, valid=valid, **what))
+    assert not torch.allclose(net(x), net(other))
+    tokens = net.embed(x)
+    assert torch.allclose(net(x), net.trunk(tokens + tokens.roll(1, 1)))
 
 
 def test_pack_finds_each_rows_true_entries_in_their_order():

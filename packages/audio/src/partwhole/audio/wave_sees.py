@@ -9,7 +9,7 @@ from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from partwhole.audio.hubert import HuBERT as HuBERTMethod
 from partwhole.audio.units import MFCC, Features, Layer, Units, lasting, prepare
 from partwhole.audio.wav2vec import Wav2Vec2 as Wav2Vec2Method
-from partwhole.audio.waveform import Waveform
+from partwhole.audio.waveform import PAPER, Waveform
 from partwhole.core import checkpoint, distributed, files
 from partwhole.core.catalog import Given, tokens_of
 from partwhole.core.data import Batches, View
@@ -110,21 +110,86 @@ class WithUnits(Sequence):
         return self.samples.names  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A sound as it is, x (N,), a random piece of it where it is longer than ``longest`` samples, or the ``middle``."""
+
+    longest: int
+    least: int
+    """Shorter ones are followed by silence."""
+    middle: bool = False
+
+    def __call__(self, sample: Mapping[str, Any]) -> Tensor:
+        x = sample["sound"]
+        spare = max(0, len(x) - self.longest)
+        first = spare // 2 if self.middle else int(torch.randint(spare + 1, ()))
+        return lasting(x[first : first + self.longest], 0, self.least)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveNetwork:
+    """The encoder of sounds as they are. Defaults for a second of speech at 8 kHz on two CPU cores."""
+
+    name: ClassVar[str] = "wave"
+    unused: ClassVar[Sequence[str]] = ()
+    dim: int = 128
+    """Features of the transformer."""
+    depth: int = 4
+    """Blocks of the transformer."""
+    channels: int = 64
+    """Channels of the convolutions."""
+    hop: Literal[160, 320] = 160
+    """Samples from one token to the next, of 225 or 400 samples each: 160 for sounds of 8 kHz, 320 for 16 kHz."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "depth", "channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"network.{name} is {getattr(self, name)}; expected 1 or more")
+
+    @property
+    def least(self) -> int:
+        """Samples of two tokens, of which one can be hidden."""
+        return self.hop + (225 if self.hop == 160 else 400)
+
+    def build(self) -> TransformerEncoder:
+        """With fresh weights."""
+        layers: dict[str, Any] = {} if self.hop == 160 else {k: PAPER[k] for k in ("kernels", "strides")}
+        embed = Waveform(self.dim, channels=self.channels, **layers)
+        return TransformerEncoder(embed, dim=self.dim, depth=self.depth, heads=max(1, self.dim // 64))
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeesSpans(Seeing, ABC):
-    """Sounds as they are, of which spans of tokens are hidden. The network is a TransformerEncoder over a Waveform."""
+    """Sounds as they are, of which spans of tokens are hidden. The recipe that this is a half of says how many samples
+    of a sound are seen at once, ``longest``: of longer ones a piece is, another one each time."""
 
+    network: WaveNetwork = WaveNetwork()
     start: float = 0.08
     """Chance of a token to be the first of a hidden span: the higher, the less is left to tell them from."""
     span: int = 10
     """Tokens in a hidden span, at most half of a sound: the longer, the less neighbours give it away."""
-    most: int = 250
-    """Tokens of a sound that are seen at a time: of longer ones a part is, another one each time."""
+
+    def encoder(self) -> Encoder:
+        """What is trained, with fresh weights."""
+        return self.network.build()
+
+    def look(self) -> View:
+        return self.piece(middle=False)
+
+    def plain(self) -> View:
+        """What an evaluation sees."""
+        return self.piece(middle=True)
+
+    def piece(self, *, middle: bool) -> View:
+        return Piece(self.longest, self.network.least, middle)  # type: ignore[attr-defined]  # of the recipe
+
+    def tokens(self, encoder: Encoder) -> int:
+        return wave_of(encoder, self)[1].count(self.longest)  # type: ignore[attr-defined]
 
     def view(self, encoder: Encoder) -> View:
-        embed = wave_of(encoder, self).embed
-        assert isinstance(embed, Waveform)
-        return Spans(embed.hop, embed.window, self.most, self.start, self.span)
+        _, embed = wave_of(encoder, self)
+        most = embed.count(self.longest)  # type: ignore[attr-defined]
+        return Spans(embed.hop, embed.window, most, self.start, self.span)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +206,7 @@ class HuBERT(SeesSpans, ABC):
     """Weight of naming the frames that are seen: useful only where units are good."""
 
     def method(self, encoder: Encoder, given: Given) -> Method:
-        return HuBERTMethod(wave_of(encoder, self), units=self.units, unmasked=self.unmasked)
+        return HuBERTMethod(wave_of(encoder, self)[0], units=self.units, unmasked=self.unmasked)
 
     def origins(self) -> Mapping[str, Path]:
         teacher = {} if self.teacher is None else {"teacher": self.teacher / checkpoint.WEIGHTS}
@@ -153,8 +218,7 @@ class HuBERT(SeesSpans, ABC):
 
     def named(self, samples: Sequence[Any], encoder: Encoder) -> Units:
         """The units of these samples, made once and kept."""
-        embed = wave_of(encoder, self).embed
-        assert isinstance(embed, Waveform)
+        _, embed = wave_of(encoder, self)
         origins = [] if self.teacher is None else [files.digest(self.origins()["teacher"]), self.layer]
         about = [self.units, embed.hop, embed.window, *origins]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
@@ -195,18 +259,19 @@ class Wav2Vec2(SeesSpans, ABC):
     def method(self, encoder: Encoder, given: Given) -> Method:
         width = self.groups * max(1, encoder.dim // self.groups)
         return Wav2Vec2Method(
-            wave_of(encoder, self),
+            wave_of(encoder, self)[0],
             codebook=(self.groups, self.entries, width),
             distractors=self.distractors,
             weight=self.weight,
         )
 
 
-def wave_of(encoder: Encoder, recipe: object) -> TransformerEncoder:
-    """The encoder, if it is one of waveforms; TypeError if not."""
-    if not isinstance(tokens_of(encoder, recipe).embed, Waveform):  # type: ignore[attr-defined]
+def wave_of(encoder: Encoder, recipe: object) -> tuple[TransformerEncoder, Waveform]:
+    """The encoder and its embedding, if it is one of waveforms; TypeError if not."""
+    found = tokens_of(encoder, recipe)
+    if not isinstance(found.embed, Waveform):
         raise TypeError(
             f"{type(recipe).__name__} hides frames of a sound as it is: choose a network over waveforms, and not over "
-            f"{type(encoder.embed).__name__}"  # type: ignore[union-attr]
+            f"{type(found.embed).__name__}"
         )
-    return tokens_of(encoder, recipe)
+    return found, found.embed

@@ -5,7 +5,7 @@ Axes: B sounds, N samples, L tokens, C channels, D features, K kernel of a convo
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,12 @@ class Waveform(Embed):
             )
 
 
-PAPER = {"channels": 512, "kernels": (10, 3, 3, 3, 3, 2, 2), "strides": (5, 2, 2, 2, 2, 2, 2), "reach": 127}
+PAPER: dict[str, Any] = {
+    "channels": 512,
+    "kernels": (10, 3, 3, 3, 3, 2, 2),
+    "strides": (5, 2, 2, 2, 2, 2, 2),
+    "reach": 127,
+}
 """``Waveform(768, **PAPER)``: as wav2vec 2.0 and HuBERT, 400 samples every 320: 25 and 20 ms at 16 kHz."""
 
 
