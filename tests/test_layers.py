@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAY = {"core": {"core"}, "video": {"core", "vision", "video"}, "multimodal": {"core", "multimodal", "vision", "video", "audio", "text"}}
+MAY = {
+    "core": {"core"},
+    "video": {"core", "vision", "video"},
+    "multimodal": {"core", "multimodal", "vision", "video", "audio", "text"},
+}
 ANYWHERE = {"core": {"torch", "numpy", "safetensors"}}  # beside the standard library and partwhole
 AT_THE_TOP = {"torch", "numpy", "safetensors"}  # the rest is imported where it is used
 KERNELS = {"ops_triton": {"triton"}}  # files that are themselves only imported inside functions

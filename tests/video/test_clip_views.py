@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partwhole.video.clip_views import Blocks, Clip, dpc
-from partwhole.video.memory import Frames
+from partwhole.video.readers import Frames
 from partwhole.vision import policies
 from partwhole.vision.views import Augment
 

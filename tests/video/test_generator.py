@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from partwhole.video import generator
 from partwhole.video.generator import clips
-from partwhole.video.memory import Frames, Ids
+from partwhole.video.readers import Frames
 
 
 @settings(max_examples=15, deadline=None)
@@ -140,26 +140,5 @@ def test_what_cannot_be_drawn_is_told(wrong):
 def test_frames_that_are_not_there_are_told():
     for handle in (*clips(1, frames=3)[0].values(), Frames(torch.zeros(3, 3, 4, 5, dtype=torch.uint8))):
         for wrong in (3, -1):
-            with pytest.raises(IndexError, match="has frames 0 to 2"):
+            with pytest.raises(IndexError, match="from 0 to 2"):
                 handle.frames([0, wrong])
-        assert len(handle.frames([])) == 0
-
-
-def test_videos_in_memory():
-    x = torch.randint(256, (5, 3, 4, 6), dtype=torch.uint8)
-    video = Frames(x, fps=10)
-    assert len(video) == 5
-    assert video.size == (4, 6)
-    assert video.times().tolist() == [0, 0.1, 0.2, 0.3, 0.4]
-    assert torch.equal(video.frames([4, 0, 0]), x[[4, 0, 0]])
-    ids = Ids(torch.randint(4, (5, 4, 6), dtype=torch.uint8))
-    assert ids.frames([2]).dtype == torch.int64
-    assert ids.size == (4, 6)
-    assert len(ids) == 5
-    for wrong in (x.float(), x[:, :2], x[:0]):
-        with pytest.raises(ValueError, match="uint8"):
-            Frames(wrong)
-    with pytest.raises(ValueError, match="above 0"):
-        Frames(x, fps=0)
-    with pytest.raises(ValueError, match="integers"):
-        Ids(x)

@@ -311,6 +311,8 @@ def test_in_memory():
     assert ids.frames([3]).unique().tolist() == [3]
     with pytest.raises(ValueError, match="expected \\(N, 3, H, W\\) of uint8"):
         Frames(x.float())
+    with pytest.raises(ValueError, match="more than 0"):
+        Frames(x, fps=0)
     with pytest.raises(ValueError, match="ids from 0 to 299"):
         Ids(torch.arange(300)[:, None, None])
     with pytest.raises(IndexError, match="frame 5 was asked for"):

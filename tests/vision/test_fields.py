@@ -20,7 +20,16 @@ OTHER = {
     "words": 4, "redundancy": 0.5, "weight": 0.5, "crops": 3, "chance": 0.1, "vocabulary": 6, "threshold": 0.01,
     "permutations": 50, "gap": 0.2, "scale": 2, "uniform": 1.0, "labels_per_class": 2,
 }  # fmt: skip
-NETWORK = {"name": "vit", "width": 0.25, "stem": "small", "dim": 64, "depth": 2, "patch": 6, "cls": False, "registers": 2}
+NETWORK = {
+    "name": "vit",
+    "width": 0.25,
+    "stem": "small",
+    "dim": 64,
+    "depth": 2,
+    "patch": 6,
+    "cls": False,
+    "registers": 2,
+}
 SOURCE = {"shorter": 20, "largest": 26 * 31, "limit": 5, "generate": 5, "seed": 3}
 
 

@@ -18,9 +18,7 @@ def cells(results: Mapping[str, Any]) -> dict[str, list[Spread]]:
     """The measured rows in the order of reading, and their numbers ``KEYS``, spreads over random networks."""
     mean = results["mean"]
     return {
-        row: [
-            Spread(mean[row][key], mean[row].get(f"{key} spread", 0.0), len(results["rows"][row])) for key in KEYS
-        ]
+        row: [Spread(mean[row][key], mean[row].get(f"{key} spread", 0.0), len(results["rows"][row])) for key in KEYS]
         for row in ROWS
         if row in mean
     }

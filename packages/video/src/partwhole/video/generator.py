@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from partwhole.core.data import mix
-from partwhole.video.memory import checked
+from partwhole.video.readers import checked
 
 VERSION = 1  # raised by a change that gives other clips
 FPS = 10.0

@@ -78,7 +78,7 @@ class FileVideo:
         return torch.from_numpy(np.array(self.packets.times))
 
     def frames(self, indices: Sequence[int]) -> Tensor:
-        return _channels(_opened.frames(self, _checked(indices, len(self), self.name)))
+        return _channels(_opened.frames(self, checked(indices, len(self), self.name)))
 
 
 class _Even(ABC):
@@ -104,7 +104,7 @@ class FolderVideo(_Even):
         return len(self.pictures.names)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
-        asked = _checked(indices, len(self), self.name)
+        asked = checked(indices, len(self), self.name)
         made = {i: picture(os.path.join(self.pictures.folder, self.pictures.names[i])) for i in set(asked)}
         return _channels(np.stack([made[i] for i in asked]))
 
@@ -131,7 +131,7 @@ class MaskFolder(_Even):
         return [file is not None for file in self.files]
 
     def frames(self, indices: Sequence[int]) -> Tensor:
-        return torch.stack([self._one(i) for i in _checked(indices, len(self), self.name)])
+        return torch.stack([self._one(i) for i in checked(indices, len(self), self.name)])
 
     def _one(self, i: int) -> Tensor:
         file = self.files[i]
@@ -150,13 +150,15 @@ class Frames(_Even):
     def __init__(self, x: Tensor, *, fps: float = 25.0, name: str = "frames"):
         if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != 3 or not len(x):
             raise ValueError(f"frames {tuple(x.shape)} of {x.dtype}; expected (N, 3, H, W) of uint8")
+        if not fps > 0:
+            raise ValueError(f"fps is {fps}; expected frames per second, more than 0")
         self.x, self.fps, self.name, self.size = x, fps, name, (x.shape[2], x.shape[3])
 
     def __len__(self) -> int:
         return len(self.x)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
-        return self.x[_checked(indices, len(self), self.name)]
+        return self.x[checked(indices, len(self), self.name)]
 
 
 class Ids(_Even):
@@ -173,7 +175,7 @@ class Ids(_Even):
         return len(self.x)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
-        return self.x[_checked(indices, len(self), self.name)]
+        return self.x[checked(indices, len(self), self.name)]
 
 
 def read_video(
@@ -193,10 +195,8 @@ def read_video(
     return FileVideo(path, packets, reader=chosen, why=why, name=name, threads=threads)
 
 
-# ------------------------------------------------------------------ inside
-
-
-def _checked(indices: Sequence[int], count: int, name: str) -> list[int]:
+def checked(indices: Sequence[int], count: int, name: str) -> list[int]:
+    """The indices as plain numbers; IndexError where a video of so many frames has no such frame, or none is asked."""
     asked = [int(i) for i in indices]
     if not asked:
         raise IndexError(f"{name}: no frame was asked for")
@@ -204,6 +204,9 @@ def _checked(indices: Sequence[int], count: int, name: str) -> list[int]:
     if wrong:
         raise IndexError(f"{name}: frame {wrong[0]} was asked for; it has {count}, from 0 to {count - 1}")
     return asked
+
+
+# ------------------------------------------------------------------ inside
 
 
 def _channels(x: np.ndarray) -> Tensor:
