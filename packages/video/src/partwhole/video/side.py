@@ -72,8 +72,8 @@ def followed(
 
 
 def centres(ids: Tensor) -> list[tuple[float, float]]:
-    """A place in each of the first two objects of a mask (H, W), as shares of its height and width: the pixel nearest to
-    the middle of the object."""
+    """A place in each of the first two objects of a mask (H, W), as shares of its height and width: the object's pixel
+    nearest to its middle."""
     out = []
     for one in [k for k in ids.unique().tolist() if k not in (0, IGNORED)][:2]:
         at = (ids == one).nonzero().double()
