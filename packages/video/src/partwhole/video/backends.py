@@ -37,7 +37,7 @@ class Reader(Protocol):
 
 class Decord:
     """A video file by decord. It is opened for every call and closed again: an idle reader goes on decoding into
-    memory, and one that was opened before a fork hangs in the child."""
+    memory, and one that was opened before a fork is of no use in the child."""
 
     def __init__(self, path: str | Path, packets: Packets, *, threads: int = 1):
         self.path, self.packets, self.threads = str(path), packets, threads
