@@ -138,9 +138,9 @@ def choose(path: str | Path, packets: Packets, reader: ReaderName = "auto") -> t
     """(name of a reader, why it is taken): the fastest one here that is right for this file, or the one asked for where
     it is right; else PyAV, which reads by the packets themselves.
 
-    As measured by tools/bench/video_reading.py, PyAV is the fastest where it can pass over pictures (h264 and MPEG-4 with
-    frames that are predicted from later ones), torchcodec elsewhere by a tenth or so, decord nowhere. Raises ValueError
-    as ``usable`` does.
+    As measured by tools/bench/video_reading.py, PyAV is the fastest where it can pass over pictures (h264 and MPEG-4
+    with frames that are predicted from later ones), torchcodec elsewhere by a tenth or so, decord nowhere. Raises
+    ValueError as ``usable`` does.
     """
     usable(reader)
     if reader == "pyav":
