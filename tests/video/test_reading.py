@@ -248,7 +248,7 @@ def test_frames_that_are_others_are_seen(place, monkeypatch):
 
 def test_which_reader(place, monkeypatch):
     h264, vp9 = look(place / "short.mp4"), look(place / "vp9.webm")
-    assert choose("", h264) == ("pyav", "the fastest for h264")
+    assert choose("", h264) == ("pyav", "the fastest for h264 with pictures that can be passed over")
     if missing("torchcodec"):
         name, why = choose(place / "vp9.webm", vp9)
         assert name == "pyav"

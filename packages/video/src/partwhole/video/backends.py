@@ -37,7 +37,7 @@ class Reader(Protocol):
 
 class Decord:
     """A video file by decord. It is opened for every call and closed again: an idle reader goes on decoding into
-    memory, and one that was opened before a fork hangs in the child."""
+    memory, and one that was opened before a fork is of no use in the child."""
 
     def __init__(self, path: str | Path, packets: Packets, *, threads: int = 1):
         self.path, self.packets, self.threads = str(path), packets, threads
@@ -138,14 +138,15 @@ def choose(path: str | Path, packets: Packets, reader: ReaderName = "auto") -> t
     """(name of a reader, why it is taken): the fastest one here that is right for this file, or the one asked for where
     it is right; else PyAV, which reads by the packets themselves.
 
-    As measured by tools/bench/video_reading.py, PyAV is the fastest where it can pass over pictures (h264, MPEG-4),
-    torchcodec elsewhere by some percent, decord nowhere. Raises ValueError as ``usable`` does.
+    As measured by tools/bench/video_reading.py, PyAV is the fastest where it can pass over pictures (h264 and MPEG-4
+    with frames that are predicted from later ones), torchcodec elsewhere by a tenth or so, decord nowhere. Raises
+    ValueError as ``usable`` does.
     """
     usable(reader)
     if reader == "pyav":
         return reader, "asked for"
-    if reader == "auto" and packets.codec in PASSED_OVER:
-        return "pyav", f"the fastest for {packets.codec}"
+    if reader == "auto" and packets.codec in PASSED_OVER and packets.reordered:
+        return "pyav", f"the fastest for {packets.codec} with pictures that can be passed over"
     name = "torchcodec" if reader == "auto" else reader
     doubt = missing(name) or doubted(path, packets, name)
     if doubt:
