@@ -168,9 +168,10 @@ def test_decimals(value, digits, text):
     assert decimal(value, digits) == text
 
 
-def test_only_png_is_embedded():
+def test_only_png_and_gif_are_embedded():
+    assert "data:image/gif;base64," in picture_html(b"GIF89a")
     with pytest.raises(ValueError, match="must be the bytes of a PNG file"):
-        picture_html(b"GIF89a")
+        picture_html(b"<svg onload=...>")
 
 
 # -- charts ----------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def blobs(rng, h, w, kind):
     return ((y - middle[0]) ** 2 + (x - middle[1]) ** 2) < (rng.random() * max(h, w) / 2) ** 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.integers(0, 10_000),
     st.integers(2, 60),
