@@ -152,6 +152,15 @@ def test_what_a_step_hides_needs_our_transformer(cache):
     assert any("longer than" in line and "raise --seconds" in line for line in heard.said)
 
 
+def test_sounds_that_were_recorded_at_a_lower_rate_are_told(cache, folder):
+    said = []
+    for rate in (RATE, 2 * RATE):
+        recipe, heard = tiny(TASKS["simclr"](), cache, data=(folder,), mel=Mel(rate=rate, bands=16, low=50)), Heard()
+        recipe.build(watch=heard)
+        said.append(any("bands are silent" in line and "--mel.rate" in line for line in heard.said))
+    assert said == [False, True]
+
+
 def test_a_task_has_the_views_of_its_paper_and_the_network_that_it_needs():
     policies = {name: task().policy for name, task in TASKS.items()}
     assert {policies[t] for t in ("byol", "dino", "swav", "ibot")} == {"byola"}

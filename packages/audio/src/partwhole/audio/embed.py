@@ -57,7 +57,8 @@ class SpectrogramPatches(Embed):
         if dim % 4:
             raise ValueError(f"positions of {dim} features: sines and cosines of two axes need a multiple of 4")
         self.dim, self.bands, self.tall, self.wide = dim, bands, tall, wide
-        self.centre, self.mean, self.std = centre, mean, std
+        self.mean, self.std = mean, std
+        self.centre: Centre = centre
         self.rows, self.target_dim = bands // tall, tall * wide
         self.project = nn.Linear(self.target_dim, dim)
 

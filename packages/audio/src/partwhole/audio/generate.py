@@ -26,7 +26,7 @@ def generated(count: int, rate: int, *, seed: int = 0, speakers: range = range(S
     pitch and the size of their throat, and bells, knocks, hisses, rising and falling tones of their own register."""
     who = [speakers[i // len(CLASSES) % len(speakers)] for i in range(count)]
     return Sounds(
-        _Made(count, rate, seed, who), rate, [f"generated/{i}" for i in range(count)],
+        _Made(rate, seed, who), rate, [f"generated/{i}" for i in range(count)],
         labels=[i % len(CLASSES) for i in range(count)], classes=CLASSES,
         speakers=[f"voice {w:02d}" for w in who], key=f"generated {count} {rate} {seed} {speakers}",
     )  # fmt: skip
@@ -35,11 +35,11 @@ def generated(count: int, rate: int, *, seed: int = 0, speakers: range = range(S
 class _Made(Sequence):
     """The sounds, each made whenever it is asked for."""
 
-    def __init__(self, count: int, rate: int, seed: int, who: Sequence[int]):
-        self.count, self.rate, self.seed, self.who = count, rate, seed, who
+    def __init__(self, rate: int, seed: int, who: Sequence[int]):
+        self.rate, self.seed, self.who = rate, seed, who
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.who)
 
     def __getitem__(self, i: int) -> Tensor:  # type: ignore[override]
         generator = torch.Generator().manual_seed(mix(self.seed, i))

@@ -46,7 +46,8 @@ class Convolutional(Encoder):
     ):
         super().__init__()
         self.bands, self.width, self.blocks, self.segments, self.dim = bands, width, blocks, segments, dim
-        self.centre, self.mean, self.std = centre, mean, std
+        self.mean, self.std = mean, std
+        self.centre: Centre = centre
         channels = [1] + [width * 2**i for i in range(blocks)]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False) for a, b in pairwise(channels)
@@ -73,11 +74,9 @@ class Convolutional(Encoder):
         return torch.cat([whole[:, None], moments], 1)
 
     def real(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
-        if valid is None:
-            return None
         for _ in range(self.blocks):
             valid = halved(valid)
-        return F.pad(valid, (1, 0), value=True)
+        return None if valid is None else F.pad(valid, (1, 0), value=True)
 
     def stages(self) -> list[nn.Module]:
         return [

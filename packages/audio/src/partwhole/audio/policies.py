@@ -17,10 +17,10 @@ def byola(mel: Mel, frames: int) -> Augment:
 
 
 def simclr(mel: Mel, frames: int) -> Augment:
-    """For contrast, in the manner of Fonseca et al., 2021, and of CLAR (Al-Tahan and Mohsenzadeh, 2021): crops, mix-up
-    with others, noise, time stretched and pitch shifted, loudness that fades, masks."""
+    """For contrast, in the manner of Fonseca et al., 2021, and of CLAR (Al-Tahan and Mohsenzadeh, 2021): crops, noise,
+    time stretched and pitch shifted, loudness that fades, masks; no other sound is mixed in."""
     return Augment(
-        mel=mel, frames=frames, gain=6.0, noise=0.5, mixup=0.3, stretch=(0.8, 1.25), pitch=(0.75, 1.33),
+        mel=mel, frames=frames, crop=(0.8, 1.0), gain=6.0, noise=0.5, stretch=(0.8, 1.25), pitch=(0.75, 1.33),
         fader=0.5, masks=(1, 1),
     )  # fmt: skip
 

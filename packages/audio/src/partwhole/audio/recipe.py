@@ -181,6 +181,13 @@ def odd(recipe: SoundRecipe, sounds: Sounds) -> Iterator[str]:
             f"careful: half of the sounds are longer than {typical:.1f} s, and the network sees {recipe.seconds:g} s "
             "of them at once, when they are measured the middle: raise --seconds, or cut them by --source.longest"
         )
+    usual = torch.stack([recipe.mel(sample["sound"]).median(0).values for sample in some(sounds, LOOKED)]).amax(0)
+    heard = (usual > recipe.mel.silence + 2).nonzero()[:, 0]  # bands in which there is anything
+    if len(heard) and (above := recipe.mel.bands - 1 - int(heard[-1])) > recipe.mel.bands // 10:
+        yield (
+            f"careful: the highest {above} of {recipe.mel.bands} bands are silent in {min(LOOKED, len(sounds))} sounds "
+            "that were looked at, as where they were recorded at a lower rate: lower --mel.rate, or --mel.high"
+        )
     if network := recipe.network.unused:
         names = ", ".join(f"--network.{name}" for name in network)
         yield f"careful: {names} changes nothing: it is for another network than --network.name {recipe.network.name}"
