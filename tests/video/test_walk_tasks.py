@@ -94,6 +94,14 @@ def test_a_walk_learns_to_return_in_a_few_steps():
     assert last["chance"] > first["chance"]
 
 
+def test_generated_clips_are_the_default():
+    pytest.importorskip("partwhole.video.generator")
+    recipe = replace(tiny(CRW()), source=Source(generate=4, frames=6))
+    assert next(recipe.build().stream())["x"].shape == (4, 3, 9, 3, 16, 16)
+    with pytest.raises(ValueError, match="all 4 clips are too short"):
+        replace(recipe, walk=Walk(frames=9, patch=16, grid=3)).build()
+
+
 class Heard(Quiet):
     def __init__(self):
         self.said: list[str] = []

@@ -15,9 +15,9 @@ from partwhole.video.walk import RandomWalk
 class Adaptation:
     """A few steps of the walk on one video."""
 
-    steps: int = 20
+    steps: int = 10
     """Optimizer steps."""
-    lr: float = 1e-4
+    lr: float = 1e-3
     """Learning rate, the same in all of them."""
     batch: int = 4
     """Walks a step."""
