@@ -11,7 +11,7 @@ from partwhole.core.method import Method
 from partwhole.video import foretell, network
 from partwhole.video.recipe import OnFrames
 from partwhole.video.sees import GENERIC
-from partwhole.video.views import Walk, Walking, begins
+from partwhole.video.views import Walk, Walking, begins, short
 from partwhole.video.walk import RandomWalk
 from partwhole.vision.maps import patch
 
@@ -46,10 +46,8 @@ class CRW(OnFrames):
             raise ValueError("positions can be moved in whole frames alone: with them, set --walk.patch 0")
 
     def short(self, video: Any) -> str | None:
-        starts, at = begins(video, self.walk.frames, self.walk.rate)
-        if len(starts):
-            return None
-        return f"{len(at)} frames; a walk has {self.walk.frames}, at {self.walk.rate:g} per second"
+        frames, rate = self.walk.frames, self.walk.rate
+        return None if len(begins(video, frames, rate)[0]) else short(video, frames, rate)
 
     def encoder(self) -> Encoder:
         return network.build(self.network, self.walk.patch or self.size, dense=self.dense)

@@ -6,35 +6,20 @@ Axes: T frames, H W their pixels, S side of a view, N patches of a frame, P side
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from partwhole.core.data import View
-from partwhole.core.watch import Quiet
+from partwhole.video.readers import Video
 from partwhole.vision import resample
 from partwhole.vision.views import MEAN, STD, Looks, Three, random_box
 
 Sample = Mapping[str, Any]
 TOLD = 10  # lines about clips that are too short
 RATIO = (0.7, 1.3)  # width to height of the crop of a frame, which becomes square
-
-
-class Video(Protocol):
-    """What a view asks of the video of a sample."""
-
-    def __len__(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    def times(self) -> Any:
-        """In seconds, (len,)."""
-        ...
-
-    def frames(self, indices: Any) -> Tensor:
-        """uint8 (T, 3, H, W)."""
-        ...
 
 
 # ------------------------------------------------------------------ which frames
@@ -80,26 +65,6 @@ def short(video: Video, count: int, rate: float) -> str:
     return (
         f"{video.name} has {len(video)} frames in {long:.2f} s, and {count} at {rate:g} per second take {takes:.2f} s"
     )
-
-
-def long_enough(clips: Any, count: int, rate: float, *, watch: Any = None) -> Any:
-    """The clips from which ``count`` frames can be drawn at ``rate`` per second; ``watch`` is told of the others.
-    ValueError where none is left."""
-    kept, told = [], []
-    for i in range(len(clips)):
-        video = clips[i]["video"]
-        if len(begins(video, count, rate)[0]):
-            kept.append(i)
-        else:
-            told.append(short(video, count, rate))
-    if not kept:
-        raise ValueError(f"all {len(clips)} clips are too short; {told[0]}: draw fewer frames, or more per second")
-    watch = watch or Quiet()
-    for line in told[:TOLD]:
-        watch.say(f"skipped: {line}")
-    if len(told) > TOLD:
-        watch.say(f"and {len(told) - TOLD} more that are too short")
-    return clips.subset(kept) if told else clips
 
 
 # ------------------------------------------------------------------ what is seen of them
