@@ -128,7 +128,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class WaveNetwork:
-    """The encoder of sounds as they are. Defaults for a second of speech at 8 kHz on two CPU cores."""
+    """The encoder of sounds as they are. Defaults for a second of speech at 16 kHz on two CPU cores."""
 
     name: ClassVar[str] = "wave"
     unused: ClassVar[Sequence[str]] = ()
@@ -138,8 +138,8 @@ class WaveNetwork:
     """Blocks of the transformer."""
     channels: int = 64
     """Channels of the convolutions."""
-    hop: Literal[160, 320] = 160
-    """Samples from one token to the next, of 225 or 400 samples each: 160 for sounds of 8 kHz, 320 for 16 kHz."""
+    hop: Literal[160, 320] = 320
+    """Samples from one token to the next, of 400 or 225 samples each: 320 for sounds of 16 kHz, 160 for 8 kHz."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "depth", "channels"):
