@@ -2,6 +2,8 @@
 
 import torch
 
+from partwhole.video.clips import Clips
+
 
 class Squares:
     """A video in memory; frame t is at ``start + t / fps`` seconds."""
@@ -31,12 +33,10 @@ class Squares:
         return self.x[list(indices)]
 
 
-class Clips(list):
-    """Samples, of which some can be chosen."""
-
-    def subset(self, indices):
-        return Clips(self[i] for i in indices)
-
-
 def clips(count=8, **how):
-    return Clips({"video": Squares(seed, **how)} for seed in range(count))
+    return together([Squares(seed, **how) for seed in range(count)])
+
+
+def together(videos):
+    """Some videos as samples."""
+    return Clips([{"video": video} for video in videos], [video.name for video in videos], key="squares")

@@ -96,4 +96,4 @@ def dpc(size: int) -> Augment:
 
 def too_short(video: Any, frames: int) -> str | None:
     """Why a video has no clip of so many frames; None where it has."""
-    return f"{len(video)} frames, and {frames} are needed" if len(video) < frames else None
+    return f"{video.name} has {len(video)} frames, and {frames} are needed" if len(video) < frames else None

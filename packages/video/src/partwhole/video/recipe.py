@@ -83,13 +83,13 @@ class ClipRecipe(Seeing, ABC):
         short = {i: why for i in range(len(clips)) if (why := self.short(clips[i]["video"])) is not None}
         if not short:
             return clips
+        first = next(iter(short.values()))
         if len(short) == len(clips):
-            raise ValueError(f"none of {len(clips)} videos is long enough; the first: {clips.names[0]}: {short[0]}")
+            raise ValueError(f"all {len(clips)} clips are too short; the first: {first}")
         left = clips.subset([i for i in range(len(clips)) if i not in short])
-        told = [(clips.names[i], f"skipped: {why}") for i, why in short.items()]
-        left.problems = [*left.problems, *told]
+        left.problems = [*left.problems, *((clips.names[i], f"skipped: {why}") for i, why in short.items())]
         if watch is not None:
-            watch.say(f"{len(short)} of {len(clips)} videos are too short and left out; {told[0][0]}: {told[0][1]}")
+            watch.say(f"{len(short)} of {len(clips)} clips are too short and left out; the first: {first}")
         return left
 
     def evaluation(self, watch: Any = None) -> Any:
