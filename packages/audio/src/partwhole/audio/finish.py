@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from partwhole.audio import policies
 from partwhole.audio.pictures import player, sheet, span
 from partwhole.audio.sounds import some
 from partwhole.audio.sources import Among
@@ -53,9 +52,8 @@ def finish(recipe: "SoundRecipe", encoder: Encoder, folder: Path, watch: Watch) 
     if classes is not None:
         watch.say(f"telling {len(classes.names)} classes apart, {len(classes.train)} sounds to learn from")
         keep = partial(put, "probe")
-        look = policies.specaugment(recipe.mel, recipe.frames)
         results = probe(
-            encoder, classes, plain=recipe.plain(), look=look, options=recipe.measure, watch=watch, keep=keep,
+            encoder, classes, plain=recipe.plain(), look=recipe.weak(), options=recipe.measure, watch=watch, keep=keep,
             begun=begun.get("probe"),
         )  # fmt: skip
         keep(results)  # of a measurement that was whole already, too
@@ -130,7 +128,7 @@ def _views(page: Page, recipe: "SoundRecipe", samples: Sequence[Any], encoder: E
     view, whole, state = recipe.shown(encoder), recipe.plain(), torch.get_rng_state()
     torch.manual_seed(recipe.fit.seed)
     chosen = some(samples, SHOWN)
-    rows = [[whole(sample), *_seen(view(sample), encoder)] for sample in chosen]
+    rows = [[recipe.drawn(whole(s), None, encoder), *_seen(recipe, view(s), encoder)] for s in chosen]
     torch.set_rng_state(state)
     page.section("What it heard")
     low, high = span([x for row in rows for x in row])
@@ -141,23 +139,16 @@ def _views(page: Page, recipe: "SoundRecipe", samples: Sequence[Any], encoder: E
     page.grid([player(s["sound"][:most], s["rate"], n) for s, n in zip(chosen, names, strict=True)], width=290)
 
 
-def _seen(batch: Mapping[str, Any], encoder: Encoder) -> list[Tensor]:
-    """Every x in what a view gives, hidden patches not a number."""
+def _seen(recipe: "SoundRecipe", batch: Mapping[str, Any], encoder: Encoder) -> list[Tensor]:
+    """The spectrogram of every x in what a view gives, hidden parts not a number."""
     views = [batch["x"]] if "x" in batch else list(batch["views"])
     hidden = [batch["hidden"]] if isinstance(batch.get("hidden"), Tensor) else list(batch.get("hidden", ()))
     if "keep" in batch:
         keep = batch["keep"]
         count = encoder.embed.count(len(views[0]))  # type: ignore[union-attr,operator]
         hidden = [~keep] if keep.dtype == torch.bool else [~marked(keep[None], count)[0]]
-    veiled = [_veiled(x, h, encoder) for x, h in zip(views, hidden, strict=False)]
-    return [*veiled, *views[len(veiled) :], *batch.get("crops", ())]
-
-
-def _veiled(x: Tensor, hidden: Tensor, encoder: Encoder) -> Tensor:
-    embed: Any = encoder.embed
-    tokens = embed.target(x[None].to(device_of(encoder))).cpu()
-    gone = embed.picture(tokens.masked_fill(hidden[None, :, None], torch.nan))[0, : len(x)].isnan()
-    return x.masked_fill(gone, torch.nan)
+    views += list(batch.get("crops", ()))
+    return [recipe.drawn(x, hidden[i] if i < len(hidden) else None, encoder) for i, x in enumerate(views)]
 
 
 def _trained(recipe: "SoundRecipe", encoder: Encoder, folder: Path, sounds: Any, classes: Classes | None) -> Any:

@@ -83,6 +83,19 @@ class SoundRecipe(Seeing, ABC):
     def strong(self) -> View:
         return policies.specaugment(self.mel, self.frames)
 
+    def weak(self) -> View:
+        """What training from scratch and fine-tuning see, to compare."""
+        return policies.specaugment(self.mel, self.frames)
+
+    def drawn(self, x: Tensor, hidden: Tensor | None, encoder: Encoder) -> Tensor:
+        """What a network sees of a sound as a spectrogram (T, F), what is ``hidden`` (L,) of it not a number."""
+        if hidden is None:
+            return x
+        embed: Any = encoder.embed
+        tokens = embed.target(x[None].to(device_of(encoder))).cpu()
+        gone = embed.picture(tokens.masked_fill(hidden[None, :, None], torch.nan))[0, : len(x)].isnan()
+        return x.masked_fill(gone, torch.nan)
+
     def shown(self, encoder: Encoder) -> View:
         """The view that the report shows."""
         return self.view(encoder)
