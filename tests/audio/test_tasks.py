@@ -13,6 +13,7 @@ from partwhole.audio.mel import Mel
 from partwhole.audio.recipe import SoundRecipe
 from partwhole.audio.sources import Among, Source
 from partwhole.audio.tasks import TASKS
+from partwhole.audio.waves import WaveRecipe
 from partwhole.core.checkpoint import load_encoder, save_encoder
 from partwhole.core.data import Stream
 from partwhole.core.evaluate import PENALTIES, accuracy, knn, ridge
@@ -22,14 +23,6 @@ from partwhole.core.watch import Quiet
 
 RATE = 4_000
 BY_LABELS = ("supervised", "pseudo-label", "fixmatch")
-
-
-class Heard(Quiet):
-    def __init__(self):
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +46,16 @@ def folder(tmp_path_factory) -> Path:
 
 def tiny(recipe: SoundRecipe, cache: Path, **rest) -> SoundRecipe:
     """The same recipe, small enough for a test."""
-    words = {"vocabulary": 16} if hasattr(recipe, "vocabulary") else {}
+    words = {"vocabulary": 16} if hasattr(recipe, "vocabulary") else {"units": 8} if hasattr(recipe, "units") else {}
+    small = {"dim": 32, "depth": 1}
+    if isinstance(recipe, WaveRecipe):
+        small |= {"channels": 8, "hop": 160}
+    else:
+        small |= {"width": 4, "tall": 8, "wide": 4}
     options = {
         "source": Source(cache=cache, generate=12, generate_labelled=3, workers=1),
         "mel": Mel(rate=RATE, bands=16, low=50),
-        "network": replace(recipe.network, width=4, dim=32, depth=1, tall=8, wide=4),
+        "network": replace(recipe.network, **small),
         "seconds": 0.32,
         "batch": 4,
         "fit": replace(recipe.fit, steps=3, log_every=1, device="cpu"),
@@ -116,11 +114,11 @@ def test_what_is_measured_are_features_of_each_sound_alone(cache, folder):
     assert found["frozen linear"]["all"] == [by_hand]
 
 
-def test_sounds_without_labels_are_trained_on_and_not_measured(cache, tmp_path):
+def test_sounds_without_labels_are_trained_on_and_not_measured(cache, tmp_path, heard):
     for i in range(6):
         soundfile.write(tmp_path / f"{i}.wav", 0.1 * np.random.default_rng(i).normal(size=500 + 100 * i), RATE)
     (tmp_path / "broken.wav").write_bytes(b"nothing")
-    recipe, heard = tiny(TASKS["simclr"](), cache, data=(tmp_path,)), Heard()
+    recipe = tiny(TASKS["simclr"](), cache, data=(tmp_path,))
     replace(recipe, batch=7).build(watch=heard)
     assert any("each of the 6 several times" in line for line in heard.said)
     out = tmp_path / "run"
@@ -140,25 +138,21 @@ def test_generated_sounds_are_the_default(cache, tmp_path):
     assert "DINO, linear layer" in recipe.finish(method.encoder, tmp_path)["text"]
 
 
-def test_what_a_step_hides_needs_our_transformer(cache):
+def test_what_a_step_hides_needs_our_transformer(cache, heard):
     recipe = tiny(TASKS["mae"](), cache)
     with pytest.raises(ValueError, match=r"have 2 patches: too few.*Raise --seconds"):
         replace(recipe, seconds=0.03).build(watch=Quiet())
     with pytest.raises(ValueError, match="only our own transformer can leave out"):
         replace(recipe, network=replace(recipe.network, name="cnn")).build(watch=Quiet())
-    heard = Heard()
     replace(recipe, network=replace(recipe.network, width=9), seconds=0.3).build(watch=heard)
     assert any("--network.width changes nothing" in line for line in heard.said)
     assert any("longer than" in line and "raise --seconds" in line for line in heard.said)
 
 
-def test_sounds_that_were_recorded_at_a_lower_rate_are_told(cache, folder):
-    said = []
-    for rate in (RATE, 2 * RATE):
-        recipe, heard = tiny(TASKS["simclr"](), cache, data=(folder,), mel=Mel(rate=rate, bands=16, low=50)), Heard()
-        recipe.build(watch=heard)
-        said.append(any("bands are silent" in line and "--mel.rate" in line for line in heard.said))
-    assert said == [False, True]
+@pytest.mark.parametrize(("rate", "told"), [(RATE, False), (2 * RATE, True)])
+def test_sounds_that_were_recorded_at_a_lower_rate_are_told(cache, folder, heard, rate, told):
+    tiny(TASKS["simclr"](), cache, data=(folder,), mel=Mel(rate=rate, bands=16, low=50)).build(watch=heard)
+    assert any("bands are silent" in line and "--mel.rate" in line for line in heard.said) == told
 
 
 def test_a_task_has_the_views_of_its_paper_and_the_network_that_it_needs():

@@ -11,20 +11,11 @@ import torch
 from burnt import number, picture, write
 from PIL import Image
 
-from partwhole.core.watch import Quiet
 from partwhole.video import folder, index
 from partwhole.video.clips import Clips, read_clips, some
 from partwhole.video.packets import BadVideo
 from partwhole.video.readers import FileVideo, FolderVideo, close_all
 from partwhole.video.sound import sound
-
-
-class Heard(Quiet):
-    def __init__(self):
-        self.steps = []
-
-    def step(self, done, values):
-        self.steps.append((done, values["total"], values["failed"]))
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +50,7 @@ def place(made, tmp_path):
     close_all()
 
 
-def test_all_videos_below_a_folder(place):
-    heard = Heard()
+def test_all_videos_below_a_folder(place, heard):
     clips = read_clips(place, least=5, watch=heard, workers=1, fps=10)
     assert [os.path.relpath(name, place) for name in clips.names] == ["a.mp4", "frames", "more/b.avi"]
     assert [len(sample["video"]) for sample in clips] == [30, 12, 20]
@@ -73,7 +63,7 @@ def test_all_videos_below_a_folder(place):
     assert told["more/broken.mp4"].startswith("skipped: not a video that can be read (Invalid data")
     assert told["short.mp4"] == "skipped: 3 frames, and 5 are needed; give longer ones"
     assert len(told) == 3
-    assert heard.steps[-1] == (6, 6, 2)
+    assert heard.steps[-1] == (6, {"total": 6, "failed": 2})
     assert all(line.count("skipped") == 1 for line in clips.told())
 
 
