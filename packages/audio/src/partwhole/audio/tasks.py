@@ -1,5 +1,7 @@
-"""Recipes for sounds: core's methods on log-mel spectrograms (BYOL-A is ``byol``, Audio-MAE is ``mae``), HuBERT and
-wav2vec 2.0 on sounds as they are."""
+"""Recipes for sounds: core's methods on spectrograms, HuBERT and wav2vec 2.0 on waveforms.
+
+BYOL-A is ``byol`` and Audio-MAE is ``mae``, with views of sounds.
+"""
 
 from partwhole.audio.sees import on_sounds
 from partwhole.audio.waves import HuBERT, Wav2Vec2
