@@ -4,7 +4,19 @@ import pytest
 import torch
 from zoo import GENERIC
 
-METHODS = (*GENERIC, "moco-batch", "byol-batchnorm", "ibot-batchnorm", "acd", "hubert", "wav2vec2", "groups", "joint")
+VIDEO = ("walk", "dpc", "memdpc")
+METHODS = (
+    *GENERIC,
+    "moco-batch",
+    "byol-batchnorm",
+    "ibot-batchnorm",
+    "acd",
+    "hubert",
+    "wav2vec2",
+    *VIDEO,
+    "groups",
+    "joint",
+)
 SGD = {"steps": 3, "optimizer": "sgd", "lr": 0.1, "log_every": 1}
 
 

@@ -58,7 +58,7 @@ def lines(folder):
     return [{k: v for k, v in json.loads(line).items() if k not in timing} for line in text]
 
 
-@pytest.mark.parametrize("name", [*GENERIC, "byol-batchnorm", "hubert", "wav2vec2", "joint"])
+@pytest.mark.parametrize("name", [*GENERIC, "byol-batchnorm", "hubert", "wav2vec2", "walk", "dpc", "memdpc", "joint"])
 def test_S3_resuming_is_exact_and_so_is_a_second_resume(cases, tmp_path, name):
     options = {"steps": 8, "lr": 1e-2, "save_every": 2, "log_every": 1}
     whole = go(cases, name, tmp_path / "whole", options)

@@ -34,6 +34,9 @@ from partwhole.core.methods.swav import SwAV
 from partwhole.core.methods.vicreg import VICReg
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.shape3d.acd import ComponentContrast
+from partwhole.video.future import DPC, MemDPC
+from partwhole.video.tubes import Tubes
+from partwhole.video.walk import RandomWalk
 
 # ------------------------------------------------------------------ views of a cloud
 
@@ -85,6 +88,21 @@ def spans(sample):
 
 def waves():
     return TransformerEncoder(Waveform(D, channels=6, kernels=(3,), strides=(3,), reach=3), dim=D, depth=1, heads=2)
+
+
+def walking(sample):
+    """Nodes of four frames, made of the numbers of a cloud, and edges that are dropped."""
+    x = sample["x"].mean() + torch.randn(4, 5, 3, 4, 4, dtype=sample["x"].dtype)
+    return {"x": x, "dropped": torch.rand(2, 3, 5, 5) < 0.2}
+
+
+def stretched(sample):
+    """Four blocks of two frames."""
+    return {"x": sample["x"].mean() + torch.randn(4, 3, 2, 8, 8, dtype=sample["x"].dtype)}
+
+
+def tubes(size):
+    return TransformerEncoder(Tubes(D, size=size, frames=2, patch=4, positions="learned"), dim=D, depth=1, heads=2)
 
 
 def labelled(sample):
@@ -141,6 +159,9 @@ CASES |= {
     "acd": (lambda e: ComponentContrast(e, dim=8, clusters=3), parts, True),
     "hubert": (lambda e: HuBERT(waves(), units=2, dim=4, unmasked=0.5), spans, True),
     "wav2vec2": (lambda e: Wav2Vec2(waves(), codebook=(2, 3, 4), dim=4, distractors=5), spans, True),
+    "walk": (lambda e: RandomWalk(tubes(4), dim=4), walking, True),
+    "dpc": (lambda e: DPC(tubes(8), steps=2), stretched, True),
+    "memdpc": (lambda e: MemDPC(tubes(8), steps=2, slots=5), stretched, True),
     "groups": (Groups, same, True),
     "counted": (Counted, same, True),
     "rows": (Rows, same, False),
