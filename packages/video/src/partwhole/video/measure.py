@@ -17,6 +17,7 @@ from partwhole.core.evaluate import settled
 from partwhole.core.probe import fingerprint
 from partwhole.core.report import Spread
 from partwhole.core.watch import Quiet, Watch
+from partwhole.video.adapt import Adaptation, adapt
 from partwhole.video.follow import Maps, first_ids, follow, seen_size
 from partwhole.video.metrics import davis
 from partwhole.video.protocol import PROTOCOLS, Protocol
@@ -40,15 +41,17 @@ class Following:
     """A published protocol, as it stands, or one's own."""
     own: Protocol = field(default_factory=Protocol)
     """The protocol, with preset own."""
+    adapt: int = 0
+    """Steps of the walk that the encoder takes on each video before it follows objects in it (``adapt``); 0: none."""
     batch: int = 8
     """Frames that are encoded together."""
     seed: int = 0
     """Of the random networks."""
 
     def __post_init__(self) -> None:
-        for name in ("draws", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, and is {getattr(self, name)}")
+        for name, least in {"draws": 1, "batch": 1, "adapt": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, and is {getattr(self, name)}")
         if not self.arms:
             raise ValueError("arms are copy, pixels, random or encoder, and there are none")
 
@@ -107,7 +110,7 @@ def measure(
         sample = samples[numbers[name]]
         if network[0] != (arm, d):
             network = (arm, d), _network(arm, d, encoder, samples[min(numbers.values())], options)
-        rows[arm][d][name] = _score(network[1], sample, options)
+        rows[arm][d][name] = _score(_adapted(network[1], arm, sample, options), sample, options)
         results["mean"] = means(rows)
         keep(results)
     watch.step(len(jobs), {"total": len(jobs)})
@@ -169,6 +172,14 @@ def _network(arm: str, d: int, encoder: Maps, sample: Mapping[str, Any], options
     count = min(options.batch, len(video))
     frames = video.frames([i * (len(video) - 1) // max(1, count - 1) for i in range(count)])
     return settled(random, torch.stack([resized(frame, size) for frame in frames]))
+
+
+def _adapted(network: Maps | None, arm: str, sample: Mapping[str, Any], options: Following) -> Maps | None:
+    if not options.adapt or arm != "encoder":
+        return network
+    if not isinstance(network, Encoder):
+        raise TypeError("adapt trains a copy of the encoder, and this is a function: give an Encoder, or adapt 0")
+    return adapt(network, sample["video"], Adaptation(steps=options.adapt))
 
 
 def _score(network: Maps | None, sample: Mapping[str, Any], options: Following) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from partwhole.core import files
 from partwhole.video.follow import Maps, maps
 from partwhole.video.propagate import propagate
 from partwhole.video.protocol import Protocol
-from partwhole.vision.draw import Picture, heat, marked, painted, png
+from partwhole.vision.draw import Picture, colour_of, heat, marked, painted, png
 from partwhole.vision.maps import enlarged
 
 RED = (0.9, 0.05, 0.05)
@@ -80,6 +80,18 @@ def gif(frames: Iterable[Tensor], *, fps: float = 12.0, most: int = 60) -> bytes
     few = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in kept]
     out = io.BytesIO()
     few[0].save(out, "GIF", save_all=True, append_images=few[1:], duration=round(1000 / fps), loop=0, optimize=True)
+    return out.getvalue()
+
+
+def indexed(ids: Tensor) -> bytes:
+    """A mask (H, W) of ids as a PNG whose palette has the colours of films, as DAVIS keeps masks."""
+    from PIL import Image
+
+    image = Image.fromarray(ids.to(torch.uint8).numpy()).convert("P")
+    colours = [(0, 0, 0), *((colour_of(k) * 255).round().int().tolist() for k in range(1, 256))]
+    image.putpalette([value for colour in colours for value in colour])
+    out = io.BytesIO()
+    image.save(out, "PNG")
     return out.getvalue()
 
 
