@@ -1,4 +1,6 @@
-"""Make a recipe's labels and keep them in its cache, without training: the slow part, once, and only what is missing.
+"""Make what a recipe finds in its data before training, and keep it in its cache: once, and only what is missing.
+
+Convex parts of shapes (acd), names of patches (beit), units of speech (hubert); and all data is looked at.
 
 python tools/prepare.py --modality shape3d --task acd [--data folder ...] [any field of the recipe]
 """
@@ -9,6 +11,8 @@ from collections.abc import Sequence
 
 import progress
 import recipes
+
+from partwhole.core.sees import Seeing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise recipes.Usage(f"task {choice.task} of {choice.modality} needs no preparation")
     watch = progress.make()
     try:
-        recipes.call(choice.recipe.prepare, watch=watch)
+        samples = recipes.call(choice.recipe.prepare, watch=watch)
+        if isinstance(choice.recipe, Seeing):
+            choice.recipe.ready(samples, choice.recipe.encoder())  # type: ignore[attr-defined]
     finally:
         progress.close(watch)
     return 0

@@ -216,6 +216,9 @@ class HuBERT(SeesSpans, ABC):
         found = distributed.first(lambda: self.named(samples, encoder))
         return self.streamed(WithUnits(samples, found), self.view(encoder))
 
+    def ready(self, samples: Any, encoder: Encoder) -> None:
+        self.named(samples, encoder)
+
     def named(self, samples: Sequence[Any], encoder: Encoder) -> Units:
         """The units of these samples, made once and kept."""
         _, embed = wave_of(encoder, self)

@@ -84,6 +84,9 @@ class Seeing(ABC):
         """The batches of the method."""
         return self.streamed(samples, self.view(encoder))
 
+    def ready(self, samples: Any, encoder: Encoder) -> None:  # noqa: B027  most need nothing
+        """Makes and keeps what is found in the samples once, before training, if ``stream`` needs any such thing."""
+
 
 # ------------------------------------------------------------------ whole things, and crops of them
 
@@ -238,6 +241,9 @@ class SeesNamed(SeesMasked, ABC):
     def stream(self, samples: Any, encoder: Encoder) -> Batches:
         tokenizer = distributed.first(lambda: self.tokenizer(samples, encoder))
         return self.streamed(samples, Masked(self.look(), self.hiding(encoder, self.ratio), tokenizer))
+
+    def ready(self, samples: Any, encoder: Encoder) -> None:
+        self.tokenizer(samples, encoder)
 
     def tokenizer(self, samples: Sequence[Any], encoder: Encoder) -> Tokenizer:
         """Made once for these samples and options, and kept."""
