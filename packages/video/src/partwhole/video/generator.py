@@ -1,9 +1,10 @@
 """Clips that need no file: textured objects that move, turn, deform and cover each other over a moving ground, with
 their masks.
 
-All of a clip is painted with one palette, and every texture uses all of it alike: colour tells nothing of where an
-object is, only its texture does, a band of noise with a grain of its own. Light wanders over the frame and each frame
-has noise of its own, so that pixels do not match where things do. Surfaces go along with what they belong to.
+An object is told from the ground by its texture, a band of noise with a grain of its own, and a little by its colours: of
+the palette of its clip each object has a variant of its own, and every texture uses all of a palette alike. Light
+wanders over the frame and each frame has noise of its own, so that pixels do not match where things do. Surfaces go
+along with what they belong to.
 
 Letters: S size of a side in pixels, T frames, P size of a texture. Places and lengths are shares of the side.
 """
@@ -21,7 +22,7 @@ from torch import Tensor
 from partwhole.core.data import mix
 from partwhole.video.readers import checked
 
-VERSION = 1  # raised by a change that gives other clips
+VERSION = 2  # raised by a change that gives other clips
 FPS = 10.0
 WAVES = (2, 3, 5)  # of an outline: how often it bulges
 
@@ -34,6 +35,7 @@ def clips(
     seed: int = 0,
     objects: tuple[int, int] = (2, 3),
     speed: float = 1.0,
+    tint: float = 0.4,
 ) -> "Generated":
     """``count`` clips: {"video": a video of ``frames`` frames, "masks": its ids}, of size x size pixels.
 
@@ -41,7 +43,7 @@ def clips(
              seen in the first frame.
     speed    1 moves an object by about its radius in five frames.
 
-    Frame t of clip i is a function of (seed, i, t, size, objects, speed) alone, drawn when it is asked for: a longer
+    Frame t of clip i is a function of (seed, i, t, size, objects, speed, tint) alone, drawn when it is asked for: a longer
     clip goes on where a shorter one ends. Only the textures of the last few clips are kept.
     """
     if count < 1 or size < 16 or frames < 1:
@@ -53,7 +55,9 @@ def clips(
         raise ValueError(f"objects are {objects}: from 1 to 8, the lower number first")
     if not (math.isfinite(speed) and speed >= 0):
         raise ValueError(f"speed is {speed}; expected 0 or more")
-    return Generated(Making(seed, size, frames, objects, speed), range(count))
+    if not 0 <= tint <= 1:
+        raise ValueError(f"tint is {tint}; expected a share, from 0 to 1")
+    return Generated(Making(seed, size, frames, objects, speed, tint), range(count))
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Making:
     length: int
     objects: tuple[int, int]
     speed: float
+    tint: float
 
 
 class Generated(Sequence):
@@ -95,7 +100,7 @@ class Generated(Sequence):
     @property
     def key(self) -> str:
         m = self.making
-        parts = [VERSION, m.seed, m.size, m.length, *m.objects, m.speed, mix(len(self), *self.numbers)]
+        parts = [VERSION, m.seed, m.size, m.length, *m.objects, m.speed, m.tint, mix(len(self), *self.numbers)]
         return "-".join(["clips", *map(str, parts)])
 
     def subset(self, indices: Sequence[int]) -> "Generated":
@@ -163,6 +168,7 @@ class _Thing:
     stretch: tuple[float, float, float]  # how much, its phase, and by how much that grows in a frame
     bulges: tuple[tuple[float, float, float], ...]  # the same of each of WAVES
     texture: np.ndarray
+    palette: np.ndarray  # (3, 3), as of the clip
     waves: float  # in its texture
 
     def at(self, t: float) -> np.ndarray:
@@ -219,7 +225,7 @@ def world_of(making: Making, number: int) -> _World:
     radii = dice.uniform(0.15, 0.21, count) * small
     places = _apart(dice, radii)
     grains = _grains(dice, count + 1)  # of the ground, and of each object
-    things = []
+    palette, things = _palette(dice), []
     for radius, place, grain in zip(radii.tolist(), places, grains[1:], strict=True):
         way, pace = dice.uniform(0, 2 * math.pi), speed * dice.uniform(0.025, 0.045)
         things.append(
@@ -234,12 +240,13 @@ def world_of(making: Making, number: int) -> _World:
                     for _ in WAVES
                 ),
                 texture=_texture(dice, grain, size),
+                palette=(1 - making.tint) * palette + making.tint * _palette(dice),
                 waves=grain.scale,
             )
         )
     way, pace = dice.uniform(0, 2 * math.pi), speed * dice.uniform(0.004, 0.012)
     return _World(
-        palette=_palette(dice),
+        palette=palette,
         light=np.concatenate(
             [
                 dice.uniform(-1.2, 1.2, 2),
@@ -268,19 +275,20 @@ def _frame(making: Making, number: int, t: int) -> tuple[np.ndarray, np.ndarray]
         (cos * right + sin * down + world.drift[0] * t) / 2,
         (cos * down - sin * right + world.drift[1] * t) / 2,
     )
-    ids = np.zeros((size, size), np.uint8)
+    image, ids = _coloured(shade, world.palette), np.zeros((size, size), np.uint8)
     for label, thing in enumerate(world.things, 1):
         middle, reach = thing.at(t), 1.8 * thing.radius
         box = [slice(*(min(max(round((m + d) * size), 0), size) for d in (-reach, reach))) for m in middle]
         columns, rows = box
         u, v, inside = thing.surface(x[:, columns] - middle[0], y[rows] - middle[1], t)
         cover = np.clip(inside * (thing.radius * size) + 0.5, 0, 1)
-        under = shade[rows, columns]
-        under += cover * (_sampled(thing.texture, u * thing.radius, v * thing.radius) - under)
+        under = image[:, rows, columns]
+        surface = _coloured(_sampled(thing.texture, u * thing.radius, v * thing.radius), thing.palette)
+        under += cover.astype(np.float32) * (surface - under)
         ids[rows, columns][cover > 0.5] = label
     across, along, onward, phase, strength = world.light.tolist()
     light = 1 + strength * np.sin(2 * math.pi * (across * x + along * y + onward * making.speed * t) + phase)
-    image = _coloured(shade, world.palette) * light.astype(np.float32)
+    image *= light.astype(np.float32)
     noise = np.random.default_rng(mix(making.seed, number, t)).random(image.shape, np.float32)
     image += world.noise * (2 * noise - 1)
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8), ids

@@ -10,6 +10,7 @@ from partwhole.core.watch import Quiet, Steps
 from partwhole.video.backends import ReaderName
 
 ANNOTATED_SEED = 1_000  # generated clips to follow objects in are never among those to train on
+FINER = 4  # they are so many times larger, as videos are than the crops and reduced frames that are learned from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +70,13 @@ class Source:
         return found
 
     def annotated(self, path: str | Path | None, size: int, watch: Any = None) -> Any:
-        """The videos to follow objects in, with their masks; generated ones are of ``size`` by ``size`` pixels."""
+        """The videos to follow objects in, with their masks; generated ones are four times ``size`` pixels high."""
         from partwhole.video.generator import clips
         from partwhole.video.layouts import read_annotated
 
         if path is None:
             seed = self.seed + ANNOTATED_SEED
-            return clips(self.generate_annotated, frames=self.frames, size=size, seed=seed)
+            return clips(self.generate_annotated, frames=self.frames, size=FINER * size, seed=seed)
         watch = watch or Quiet()
         found = read_annotated(path, watch=Steps(watch))
         for line in found.told():
