@@ -1,10 +1,10 @@
 """Clips that need no file: textured objects that move, turn, deform and cover each other over a moving ground, with
 their masks.
 
-An object is told from the ground by its texture, a band of noise with a grain of its own, and a little by its colours: of
-the palette of its clip each object has a variant of its own, and every texture uses all of a palette alike. Light
-wanders over the frame and each frame has noise of its own, so that pixels do not match where things do. Surfaces go
-along with what they belong to.
+An object is told from the ground by its texture, a band of noise with a grain of its own, and a little by its colours:
+of the palette of its clip each object has a variant of its own, and every texture uses all of a palette alike. Coarser
+noise tells the places of a surface apart. Light wanders over the frame and each frame has noise of its own, so that
+pixels do not match where things do. Surfaces go along with what they belong to.
 
 Letters: S size of a side in pixels, T frames, P size of a texture. Places and lengths are shares of the side.
 """
@@ -36,6 +36,7 @@ def clips(
     objects: tuple[int, int] = (2, 3),
     speed: float = 1.0,
     tint: float = 0.4,
+    coarse: float = 1.0,
 ) -> "Generated":
     """``count`` clips: {"video": a video of ``frames`` frames, "masks": its ids}, of size x size pixels.
 
@@ -43,7 +44,7 @@ def clips(
              seen in the first frame.
     speed    1 moves an object by about its radius in five frames.
 
-    Frame t of clip i is a function of (seed, i, t, size, objects, speed, tint) alone, drawn when it is asked for: a longer
+    Frame t of clip i is a function of (seed, i, t) and of these options alone, drawn when it is asked for: a longer
     clip goes on where a shorter one ends. Only the textures of the last few clips are kept.
     """
     if count < 1 or size < 16 or frames < 1:
@@ -57,7 +58,9 @@ def clips(
         raise ValueError(f"speed is {speed}; expected 0 or more")
     if not 0 <= tint <= 1:
         raise ValueError(f"tint is {tint}; expected a share, from 0 to 1")
-    return Generated(Making(seed, size, frames, objects, speed, tint), range(count))
+    if not coarse >= 0:
+        raise ValueError(f"coarse is {coarse}; expected 0 or more")
+    return Generated(Making(seed, size, frames, objects, speed, tint, coarse), range(count))
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Making:
     objects: tuple[int, int]
     speed: float
     tint: float
+    coarse: float
 
 
 class Generated(Sequence):
@@ -100,7 +104,17 @@ class Generated(Sequence):
     @property
     def key(self) -> str:
         m = self.making
-        parts = [VERSION, m.seed, m.size, m.length, *m.objects, m.speed, m.tint, mix(len(self), *self.numbers)]
+        parts = [
+            VERSION,
+            m.seed,
+            m.size,
+            m.length,
+            *m.objects,
+            m.speed,
+            m.tint,
+            m.coarse,
+            mix(len(self), *self.numbers),
+        ]
         return "-".join(["clips", *map(str, parts)])
 
     def subset(self, indices: Sequence[int]) -> "Generated":
@@ -239,7 +253,7 @@ def world_of(making: Making, number: int) -> _World:
                     (dice.uniform(0.03, 0.12), dice.uniform(0, 2 * math.pi), speed * dice.uniform(0.1, 0.3))
                     for _ in WAVES
                 ),
-                texture=_texture(dice, grain, size),
+                texture=_texture(dice, grain, size, making.coarse),
                 palette=(1 - making.tint) * palette + making.tint * _palette(dice),
                 waves=grain.scale,
             )
@@ -257,7 +271,7 @@ def world_of(making: Making, number: int) -> _World:
         ),
         drift=pace * np.array([math.cos(way), math.sin(way)]),
         spin=speed * dice.uniform(-0.008, 0.008),
-        ground=_texture(dice, replace(grains[0], scale=2 * grains[0].scale), 2 * size),
+        ground=_texture(dice, replace(grains[0], scale=2 * grains[0].scale), 2 * size, making.coarse),
         things=tuple(things),
         noise=dice.uniform(0.05, 0.15),
     )
@@ -331,8 +345,8 @@ def _grains(dice: np.random.Generator, count: int) -> list[_Grain]:
     ]
 
 
-def _texture(dice: np.random.Generator, grain: _Grain, points: int) -> np.ndarray:
-    """Noise of one band of frequencies, (P, P) float32, with every value from 0 to 1 as often; periodic.
+def _texture(dice: np.random.Generator, grain: _Grain, points: int, coarse: float) -> np.ndarray:
+    """Noise of one band of frequencies, and coarser noise: (P, P) float32, every value from 0 to 1 as often; periodic.
 
     ``grain.scale`` waves go around it.
     """
@@ -340,9 +354,13 @@ def _texture(dice: np.random.Generator, grain: _Grain, points: int) -> np.ndarra
     r, angle = np.hypot(*f), np.arctan2(*f)
     band = np.exp(-0.5 * (np.log(np.maximum(r, 0.5) / grain.scale) / grain.width) ** 2)
     way = np.exp(grain.order * (np.cos(2 * (angle - grain.angle)) - 1))
-    spectrum = band * way * np.exp(2j * math.pi * dice.random(r.shape))
-    spectrum[0, 0] = 0
-    field = np.fft.irfft2(spectrum, s=(points, points))
+    wide = 1 / np.maximum(r, 1.0) ** 2
+    field = np.zeros((points, points))
+    for share, part in ((1.0, band * way), (coarse, wide)):
+        spectrum = part * np.exp(2j * math.pi * dice.random(r.shape))
+        spectrum[0, 0] = 0
+        noise = np.fft.irfft2(spectrum, s=(points, points))
+        field += share * noise / noise.std()
     order = np.empty(points * points, np.float32)
     order[field.ravel().argsort()] = np.linspace(0, 1, points * points, dtype=np.float32)
     return order.reshape(points, points)
