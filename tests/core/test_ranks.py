@@ -4,7 +4,8 @@ import pytest
 import torch
 from zoo import GENERIC
 
-METHODS = (*GENERIC, "moco-batch", "byol-batchnorm", "ibot-batchnorm", "acd", "hubert", "wav2vec2", "groups", "joint")
+METHODS = (*GENERIC, "moco-batch", "byol-batchnorm", "ibot-batchnorm", "acd", "hubert", "wav2vec2")
+METHODS = (*METHODS, "l3", "avts", "av-contrast", "groups", "joint")
 SGD = {"steps": 3, "optimizer": "sgd", "lr": 0.1, "log_every": 1}
 
 

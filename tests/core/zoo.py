@@ -33,6 +33,9 @@ from partwhole.core.methods.supervised import Supervised
 from partwhole.core.methods.swav import SwAV
 from partwhole.core.methods.vicreg import VICReg
 from partwhole.core.transformer import TransformerEncoder
+from partwhole.multimodal.avts import AVTS
+from partwhole.multimodal.contrast import Contrast
+from partwhole.multimodal.l3 import L3
 from partwhole.shape3d.acd import ComponentContrast
 
 # ------------------------------------------------------------------ views of a cloud
@@ -85,6 +88,13 @@ def spans(sample):
 
 def waves():
     return TransformerEncoder(Waveform(D, channels=6, kernels=(3,), strides=(3,), reach=3), dim=D, depth=1, heads=2)
+
+
+def paired(sample):
+    """A cloud as a picture, and others of it as what is heard, in time and out of it."""
+    sounds = [sample["x"] + 0.1 * torch.randn_like(sample["x"]) for _ in range(2)]
+    return {"x": sample["x"], "sound": sounds[0], "shifted": sounds[1], "draw": torch.rand(()),
+            "index": sample["index"]}  # fmt: skip
 
 
 def labelled(sample):
@@ -141,6 +151,9 @@ CASES |= {
     "acd": (lambda e: ComponentContrast(e, dim=8, clusters=3), parts, True),
     "hubert": (lambda e: HuBERT(waves(), units=2, dim=4, unmasked=0.5), spans, True),
     "wav2vec2": (lambda e: Wav2Vec2(waves(), codebook=(2, 3, 4), dim=4, distractors=5), spans, True),
+    "l3": (lambda e: L3(e, encoder(), hidden=D), paired, False),
+    "avts": (lambda e: AVTS(e, encoder(), dim=4, hard=0.5, begin=0.3), paired, False),
+    "av-contrast": (lambda e: Contrast(e, encoder(), dim=4), paired, False),
     "groups": (Groups, same, True),
     "counted": (Counted, same, True),
     "rows": (Rows, same, False),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from partwhole.audio.network import Convolutional
-from partwhole.core.encoder import Wrapped
+from partwhole.core.encoder import Wrapped, build, describe
 from partwhole.core.testing import check_loss, check_method
 from partwhole.core.transformer import TransformerEncoder
 from partwhole.multimodal.avts import AVTS, margin_contrast
@@ -167,6 +167,7 @@ def test_the_margin_loss():
 def test_avts_by_loops_and_its_curriculum():
     torch.manual_seed(0)
     method, b = AVTS(eye(), ear(), dim=4, hard=0.5, begin=0.4).double(), batch(5, index=[0, 1, 1, 2, 3])
+    method.eval()  # so that the norms are the same for all that is asked of them
     b = {k: v.double() if v.is_floating_point() else v for k, v in b.items()}
     b["draw"] = torch.tensor([0.1, 0.9, 0.4, 0.6, 0.2], dtype=torch.float64)
     partner = others([0, 1, 1, 2, 3])
@@ -226,6 +227,31 @@ def test_the_gradient_is_that_of_the_value(name):
     b = {k: v.double() if v.is_floating_point() else v for k, v in batch(3).items()}
     live = tuple(b[k].clone().requires_grad_() for k in ("x", "sound"))
     assert torch.autograd.gradcheck(lambda x, s: method({**b, "x": x, "sound": s})["loss"], live, fast_mode=True)
+
+
+def test_an_encoder_of_clips_knows_when_and_where():
+    torch.manual_seed(0)
+    net = build(describe(ClipCNN(width=2, segments=4))).eval()
+    x = torch.randn(2, 3, 8, 32, 32)
+    tokens, places = net(x), net.map(x)
+    assert tokens.shape == (2, 1 + 4 * 2 * 2, 16)
+    assert places.shape == (2, 16, 4, 2, 2)
+    assert torch.equal(tokens[:, 1:], places.flatten(2).mT)
+    assert not torch.allclose(net(x.flip(2))[:, 0], tokens[:, 0], atol=1e-3)
+    moments = torch.cat([places.mean((3, 4)), places.amax((3, 4))], 1)  # (B, 2 D, t), a part for each
+    by_hand = torch.cat([moments.mT] * 2, -1).flatten(1)  # the mean and the greatest of one moment are that moment
+    assert torch.allclose(net.whole(by_hand), tokens[:, 0], atol=1e-5)
+    late = x.clone()
+    late[:, :, 6:, :8, :8] += 3
+    assert torch.allclose(net.map(late)[:, :, 0], places[:, :, 0], atol=1e-5)
+    assert not torch.allclose(net.map(late)[:, :, 3], places[:, :, 3], atol=1e-3)
+    assert len(net.stages()) == 5
+    with pytest.raises(ValueError, match=r"clips \(B, 3, T, H, W\) are needed"):
+        net(x[:, :, 0])
+    with pytest.raises(ValueError, match="no padded frames"):
+        net(x, valid=torch.ones(2, 8, dtype=torch.bool))
+    with pytest.raises(ValueError, match="width 0"):
+        ClipCNN(width=0)
 
 
 def test_what_is_wrong_is_said():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from films import film
 
 from partwhole.audio.mel import Mel
 from partwhole.core.checkpoint import load_encoder, save_encoder
@@ -115,6 +116,37 @@ def test_too_few_clips_and_too_short_ones_are_told(tmp_path):
         replace(recipe, width=0)
     with pytest.raises(ValueError, match=r"gap 0"):
         replace(recipe, gap=0.0)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Eleven with sound, one without, one too short."""
+    folder = tmp_path_factory.mktemp("films")
+    for i in range(11):
+        film(folder / f"{i:02}.mkv", tone=2.0)
+    film(folder / "mute.mkv")
+    film(folder / "short.mkv", frames=5, tone=0.5)
+    return folder
+
+
+def test_of_given_videos_one_of_five_is_held_out(films, tmp_path):
+    heard, recipe = Heard(), tiny("l3", tmp_path, data=(films,))
+    clips, (test, known) = recipe.prepare(heard), recipe.evaluation(heard)
+    assert (len(clips), len(test), known) == (9, 2, False)
+    assert not set(clips.names) & set(test.names)
+    assert any("mute.mkv: skipped: no sound in it" in line for line in heard.said)
+    assert any("too short and left out" in line and "short.mkv" in line for line in heard.said)
+    own = replace(recipe, test=(films / "00.mkv", films / "01.mkv"))
+    assert len(own.prepare()) == 11
+    assert [name[-6:] for name in own.evaluation()[0].names] == ["00.mkv", "01.mkv"]
+
+
+def test_few_videos_are_measured_on_though_they_were_trained_on(films, tmp_path):
+    recipe = tiny("avts", tmp_path, data=tuple(films / f"{i:02}.mkv" for i in range(4)))
+    method = fit(recipe.build(watch=Quiet()), recipe.fit, tmp_path, watch=Quiet())
+    page = recipe.finish(method.encoder, tmp_path)["report"].read_text()
+    assert "Measured on the 4 clips that it was trained on" in page
+    assert json.loads((tmp_path / "evaluation.json").read_text())["clips"]["test was trained on"]
 
 
 # ------------------------------------------------------------------ measuring

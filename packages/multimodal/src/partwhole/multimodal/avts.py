@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from partwhole.core import distributed
 from partwhole.core.encoder import Encoder
 from partwhole.core.method import Batch
+from partwhole.core.norm import BatchNorm
 from partwhole.core.precision import in_float32
 from partwhole.multimodal.towers import Towers, clips_of, next_other
 
@@ -34,6 +35,18 @@ def margin_contrast(picture: Tensor, sound: Tensor, together: Tensor, *, margin:
     return each.sum() / max(1, len(each))
 
 
+class Normed(nn.Module):
+    """A linear layer whose features are normalised over the batch: vectors (B, dim) of length 1 in the mean."""
+
+    def __init__(self, dim: int, out: int):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(dim, out, bias=False), BatchNorm(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.linear(x))
+        return y / y.shape[-1] ** 0.5
+
+
 class AVTS(Towers):
     """batch: as of ``Towers``, and ``shifted`` (B, T, F), sound of the same clip out of time, and ``draw`` (B,),
     numbers from 0 to 1: see ``views.Paired``.
@@ -51,7 +64,7 @@ class AVTS(Towers):
         self, encoder: Encoder, sound: Encoder, *, dim: int = 128, margin: float = 0.99, hard: float = 0.25,
         begin: float = 50 / 90,
     ):  # fmt: skip
-        super().__init__(encoder, sound, nn.Linear(encoder.dim, dim), nn.Linear(sound.dim, dim))
+        super().__init__(encoder, sound, *(Normed(one.dim, dim) for one in (encoder, sound)))
         for name, value in (("hard", hard), ("begin", begin)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; expected a share from 0 to 1")

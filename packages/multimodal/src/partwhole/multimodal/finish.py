@@ -49,7 +49,7 @@ def finish(recipe: "Listening", encoder: Encoder, folder: Path, watch: Watch) ->
         **results,
     }
     files.write_json(folder / "evaluation.json", evaluation)
-    rows, head = table(results, name), ["", *(WORDS[c] for c in COLUMNS if c in results["chance"])]
+    rows, columns = table(results, name), [c for c in COLUMNS if c in results["chance"]]
 
     def body(page: Page) -> None:
         page.section("What goes with what")
@@ -58,13 +58,14 @@ def finish(recipe: "Listening", encoder: Encoder, folder: Path, watch: Watch) ->
                 f"Measured on the {len(test)} clips that it was trained on, of which there are too few to hold some "
                 "out: give --test, videos with sound to measure on."
             )
-        page.table(head, rows)
+        turned = [[WORDS[c], *(row[i] for row in rows)] for i, c in enumerate(columns, 1)]
+        page.table(["", *(row[0] for row in rows)], turned)
         page.text(
-            f"{len(test)} clips, {recipe.seconds:g} s from the middle of each. The first number says to how many of "
-            "the other clips' sounds its own is preferred; the second, to how many sounds of the same clip that begin "
+            f"{len(test)} clips, {recipe.seconds:g} s from the middle of each. The first row says to how many of the "
+            "other clips' sounds its own is preferred; the second, to how many sounds of the same clip that begin "
             f"{recipe.gap:g} s or more too early or too late; the rest, how often the right one is among the first of "
-            f"{len(test)}. What ties counts as wrong. Random networks: {recipe.measure.draws}, with their standard "
-            "deviation."
+            f"{len(test)}. What ties counts as wrong. In the first two rows the standard error of a mean over clips "
+            f"stands beside it; beside the numbers of {recipe.measure.draws} random networks, their deviation."
         )
         own = results["own task"]
         told = ", ".join(f"{key} {value:.3f}" for key, value in own.items())
@@ -77,7 +78,11 @@ def finish(recipe: "Listening", encoder: Encoder, folder: Path, watch: Watch) ->
     lead = f"{name} pre-training on {len(clips):,} clips with sound, without labels"
     lead += "." if recipe.init is None else f", from the encoder of pictures of {recipe.init}."
     report = run_page(folder, f"{name} on clips with sound", lead, body)
-    return {"table": [head, *map(plain, rows)], "text": f"the encoder of sounds: {folder / SOUND}", "report": report}
+    return {
+        "table": [["", *columns], *map(plain, rows)],
+        "text": f"the encoder of sounds: {folder / SOUND}",
+        "report": report,
+    }
 
 
 def compared(recipe: "Listening", method: Towers, clips: Clips, test: Clips) -> dict[str, Any]:
@@ -109,7 +114,9 @@ def compared(recipe: "Listening", method: Towers, clips: Clips, test: Clips) -> 
 def table(results: Mapping[str, Any], name: str) -> list[list[Any]]:
     """Rows of the method, of random networks and of chance."""
     columns = [c for c in COLUMNS if c in results["chance"]]
-    rows: list[list[Any]] = [[name, *(results["trained"][c] for c in columns)]]
+    found = results["trained"]
+    errors = [Spread(found[c], found[f"{c} error"], 2) if f"{c} error" in found else found[c] for c in columns]
+    rows: list[list[Any]] = [[name, *errors]]
     if results["random"]:
         rows.append(["random networks", *(Spread.of([one[c] for one in results["random"]]) for c in columns)])
     return [*rows, ["chance", *(results["chance"][c] for c in columns)]]

@@ -6,6 +6,7 @@ Axes: B clips, C channels, T frames, H W pixels; t h w places of a map, L of the
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwhole.audio.network import in_turn
@@ -37,7 +38,7 @@ class ClipCNN(Encoder):
         self.dim = channels[-1]
         kernels = [(3, 7, 7)] + [(3, 3, 3)] * (len(STRIDES) - 1)
         self.convolutions = nn.ModuleList(
-            nn.Conv3d(a, b, k, stride=s, padding=tuple(n // 2 for n in k), bias=False)
+            nn.Conv3d(a, b, k, stride=s, padding=(k[0] // 2, k[1] // 2, k[2] // 2), bias=False)
             for (a, b), k, s in zip(pairwise(channels), kernels, STRIDES, strict=True)
         )
         self.norms = nn.ModuleList(BatchNorm(c) for c in channels[1:])
@@ -47,7 +48,7 @@ class ClipCNN(Encoder):
         if x.ndim != 5 or x.shape[1] != 3:
             raise ValueError(f"ClipCNN got {tuple(x.shape)}: clips (B, 3, T, H, W) are needed")
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = norm(convolution(x).movedim(1, -1)).relu().movedim(-1, 1)
+            x = norm(convolved(convolution, x).movedim(1, -1)).relu().movedim(-1, 1)
         return x
 
     def forward(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -60,3 +61,15 @@ class ClipCNN(Encoder):
     def stages(self) -> list[nn.Module]:
         blocks = [nn.ModuleList(pair) for pair in zip(self.convolutions, self.norms, strict=True)]
         return [*blocks, self.whole]
+
+
+def convolved(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)``; on a CPU never in bfloat16, where the gradient of torch's convolution over space and time has at
+    times numbers that are not finite."""
+    assert isinstance(layer, nn.Conv3d)
+    if x.device.type != "cpu":
+        return layer(x)
+    wide = torch.promote_types(layer.weight.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        y = F.conv3d(x.to(wide), layer.weight.to(wide), None, layer.stride, layer.padding)  # type: ignore[arg-type]
+    return y.to(layer.weight.dtype)

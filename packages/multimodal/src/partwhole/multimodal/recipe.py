@@ -137,8 +137,9 @@ class Listening(ABC):
 
     def view(self) -> Paired:
         """What a step sees and hears of a clip."""
-        colours = {"jitter": 1.0, "brightness": 0.2, "contrast": 0.0, "saturation": 0.2, "hue": 0.0}
-        look = Augment(size=self.size, scale=self.crop, **colours)
+        look = Augment(
+            size=self.size, scale=self.crop, jitter=1.0, brightness=0.2, contrast=0.0, saturation=0.2, hue=0.0
+        )
         return Paired(look=look, mel=self.mel, seconds=self.window(self.shifted), gain=self.gain)
 
     def plain(self) -> Paired:
