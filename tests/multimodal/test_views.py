@@ -165,6 +165,8 @@ def test_files_with_sound_are_read_and_the_others_told(tmp_path):
 
 def test_generated_clips_are_drawn_once(monkeypatch):
     clips = generated(3, frames=12, size=16, seed=4, rate=4_800)
+    assert generated(3, frames=12, size=16, seed=4, rate=4_800) is clips
+    generated.cache_clear()
     assert isinstance(clips[0]["video"], Frames)
     monkeypatch.setattr("partwhole.multimodal.samples.MEMORY", 1)
     drawn = generated(3, frames=12, size=16, seed=4, rate=4_800)

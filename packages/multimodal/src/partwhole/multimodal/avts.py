@@ -56,6 +56,9 @@ class AVTS(Towers):
     a share ``hard`` is not: the clips whose ``draw`` is below it. The paper has 0.25 of them from epoch 51 of 90 on,
     and finds that hard ones from the beginning do harm.
 
+    Apart from the paper the features of both vectors are normalised over the batch. Without that all vectors, of
+    whatever is seen or heard, soon were half of the margin apart, where the loss has next to no slope.
+
     ``near`` and ``far``: the mean distance of what is in time, and of the rest. ``accuracy``: of telling these pairs by
     whether they are nearer than half of the margin.
     """

@@ -7,8 +7,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -51,6 +52,8 @@ class Source:
     seed: int = 0
     """Of generated clips, and of the choice of ``limit`` videos."""
 
+    incidental: ClassVar[frozenset[str]] = frozenset({"cache", "workers", "loaders", "generate_test"})
+
     def __post_init__(self) -> None:
         least = {"loaders": 0, "generate": 1, "generate_test": 2, "frames": 3, "limit": 1, "workers": 1}
         for name, low in least.items():
@@ -87,6 +90,7 @@ class Source:
         return found
 
 
+@lru_cache(maxsize=2)  # those to train on and those to measure on, in training and after it
 def generated(count: int, *, frames: int, size: int, seed: int, rate: int) -> Clips:
     """So many bouncing, sounding clips (``video.sounding``), drawn once where they fit into memory."""
     made = sounding(count, frames=frames, size=size, seed=seed, rate=rate)

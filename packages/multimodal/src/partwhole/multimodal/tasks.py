@@ -25,6 +25,7 @@ class AVTS(Listening):
     """Is this sound in time with this clip? (Korbar et al., 2018)"""
 
     frames: int = 16
+    crop: tuple[float, float] = (0.9, 1.0)
     dim: int = 128
     """Features of a vector."""
     margin: float = 0.99
