@@ -4,19 +4,8 @@ import pytest
 import torch
 from zoo import GENERIC
 
-VIDEO = ("walk", "dpc", "memdpc")
-METHODS = (
-    *GENERIC,
-    "moco-batch",
-    "byol-batchnorm",
-    "ibot-batchnorm",
-    "acd",
-    "hubert",
-    "wav2vec2",
-    *VIDEO,
-    "groups",
-    "joint",
-)
+OTHERS = ("acd", "hubert", "wav2vec2", "walk", "dpc", "memdpc", "l3", "avts", "av-contrast")
+METHODS = (*GENERIC, "moco-batch", "byol-batchnorm", "ibot-batchnorm", *OTHERS, "groups", "joint")
 SGD = {"steps": 3, "optimizer": "sgd", "lr": 0.1, "log_every": 1}
 
 

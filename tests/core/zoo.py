@@ -33,6 +33,9 @@ from partwhole.core.methods.supervised import Supervised
 from partwhole.core.methods.swav import SwAV
 from partwhole.core.methods.vicreg import VICReg
 from partwhole.core.transformer import TransformerEncoder
+from partwhole.multimodal.avts import AVTS
+from partwhole.multimodal.contrast import Contrast
+from partwhole.multimodal.l3 import L3
 from partwhole.shape3d.acd import ComponentContrast
 from partwhole.video.future import DPC, MemDPC
 from partwhole.video.tubes import Tubes
@@ -105,6 +108,13 @@ def tubes(size):
     return TransformerEncoder(Tubes(D, size=size, frames=2, patch=4, positions="learned"), dim=D, depth=1, heads=2)
 
 
+def paired(sample):
+    """A cloud as a picture, and others of it as what is heard, in time and out of it."""
+    sounds = [sample["x"] + 0.1 * torch.randn_like(sample["x"]) for _ in range(2)]
+    return {"x": sample["x"], "sound": sounds[0], "shifted": sounds[1], "draw": torch.rand(()),
+            "index": sample["index"]}  # fmt: skip
+
+
 def labelled(sample):
     """Every third label is unknown."""
     return {"x": sample["x"], "label": sample["group"].sum().remainder(3) - 1}
@@ -162,6 +172,9 @@ CASES |= {
     "walk": (lambda e: RandomWalk(tubes(4), dim=4), walking, True),
     "dpc": (lambda e: DPC(tubes(8), steps=2), stretched, True),
     "memdpc": (lambda e: MemDPC(tubes(8), steps=2, slots=5), stretched, True),
+    "l3": (lambda e: L3(e, encoder(), hidden=D), paired, False),
+    "avts": (lambda e: AVTS(e, encoder(), dim=4, hard=0.5, begin=0.3), paired, False),
+    "av-contrast": (lambda e: Contrast(e, encoder(), dim=4), paired, False),
     "groups": (Groups, same, True),
     "counted": (Counted, same, True),
     "rows": (Rows, same, False),
