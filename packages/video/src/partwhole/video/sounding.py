@@ -86,5 +86,5 @@ def sounding(
     if rate < 4800:
         raise ValueError(f"{rate} samples a second; expected 4800 or more, or the tones could not be heard")
     return Sounding(
-        clips(count, frames=frames, size=size, seed=seed, objects=objects, speed=speed, tint=0.0, coarse=0.0), rate
+        clips(count, frames=frames, size=size, seed=seed, objects=objects, speed=speed, tint=1.0, coarse=0.0), rate
     )
