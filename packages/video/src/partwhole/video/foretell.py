@@ -38,12 +38,17 @@ class Foretelling(Seeing, ABC):
     temperature: float = 0.1
     """What cosines are divided by: the lower, the more the nearest negatives count; the higher, the more all alike."""
 
+    @property
+    def long(self) -> int:
+        """Frames of a clip."""
+        return self.blocks * self.frames
+
     def short(self, video: Any) -> str | None:
         """Why a video is too short; None where it is not."""
-        return too_short(video, self.blocks * self.frames)
+        return too_short(video, self.long)
 
     def view(self, encoder: Encoder) -> View:
-        clip = Clip(augment=dpc(self.size), frames=self.blocks * self.frames, stride=self.stride, framewise=True)
+        clip = Clip(augment=dpc(self.size), frames=self.long, stride=self.stride, framewise=True)
         return Blocks(clip=clip, blocks=self.blocks)
 
     def own(self, method: Method, samples: Sequence[Any]) -> Own:
