@@ -15,12 +15,12 @@ from torch import Tensor
 from partwhole.audio import policies
 from partwhole.audio.mel import Mel, moments
 from partwhole.audio.network import Network
-from partwhole.audio.sounds import Sounds, some
+from partwhole.audio.sounds import Sounds
 from partwhole.audio.sources import Among, Source
 from partwhole.audio.views import Augment
 from partwhole.core import distributed
 from partwhole.core.catalog import Given
-from partwhole.core.data import Batches, Stream, View, collate
+from partwhole.core.data import Batches, Stream, View, collate, some
 from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.evaluate import accuracy, embed, knn
 from partwhole.core.fit import Fit, Run

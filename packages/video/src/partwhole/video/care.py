@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from partwhole.video.clips import some
+from partwhole.core.data import some
 
 if TYPE_CHECKING:
     from partwhole.video.recipe import ClipRecipe
 
 LOOKED = 64  # clips whose length is looked at
+
 
 def odd(recipe: "ClipRecipe", clips: Sequence[Any]) -> Iterator[str]:
     """What may be otherwise than it was meant."""

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from partwhole.core.catalog import Given
-from partwhole.core.data import View
+from partwhole.core.data import View, some
 from partwhole.core.encoder import Encoder
 from partwhole.core.method import Method
 from partwhole.core.sees import Seeing
 from partwhole.video import future
 from partwhole.video.clip_views import Blocks, Clip, dpc, too_short
 from partwhole.vision.draw import Picture
-from partwhole.vision.images import some
 from partwhole.vision.pretext import held_out
 from partwhole.vision.recipe import Own
 

@@ -195,9 +195,7 @@ def _score(network: Maps | None, sample: Mapping[str, Any], options: Following) 
     return {"objects": list(scored.objects), **scored.each}
 
 
-def usable(
-    samples: Sequence[Mapping[str, Any]], *, adapted: bool = False
-) -> tuple[dict[str, int], list[list[str]]]:
+def usable(samples: Sequence[Mapping[str, Any]], *, adapted: bool = False) -> tuple[dict[str, int], list[list[str]]]:
     """The numbers of samples that can be measured, by name; and of the others the name and what is wrong with them.
 
     ``adapted``: by an encoder that walks through them first. ValueError where there is none.

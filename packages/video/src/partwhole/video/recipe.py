@@ -95,7 +95,9 @@ class ClipRecipe(Seeing, ABC):
             return clips
         first = next(iter(short.values()))
         if len(short) == len(clips):
-            raise ValueError(f"all {len(clips)} clips are too short; the first: {first}")
+            raise ValueError(
+                f"all {len(clips)} clips are too short; the first: {first}. Give longer ones, or ask for fewer frames of each"
+            )
         left = clips.subset([i for i in range(len(clips)) if i not in short])
         left.problems = [*left.problems, *((clips.names[i], f"skipped: {why}") for i, why in short.items())]
         if watch is not None:
