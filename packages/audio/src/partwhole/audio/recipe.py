@@ -65,6 +65,11 @@ class SoundRecipe(Seeing, ABC):
     @abstractmethod
     def method(self, encoder: Encoder, given: Given) -> Method: ...
 
+    def unused(self) -> Iterator[tuple[str, str]]:
+        """Options that are not as usual and change nothing as the others are, and why."""
+        for name in self.network.unused:
+            yield f"network.{name}", f"it is for another network than --network.name {self.network.name}"
+
     @property
     def frames(self) -> int:
         """Of a spectrogram that the network sees, at the most."""
@@ -201,9 +206,8 @@ def odd(recipe: SoundRecipe, sounds: Sounds) -> Iterator[str]:
             f"careful: the highest {above} of {recipe.mel.bands} bands are silent in {min(LOOKED, len(sounds))} sounds "
             "that were looked at, as where they were recorded at a lower rate: lower --mel.rate, or --mel.high"
         )
-    if network := recipe.network.unused:
-        names = ", ".join(f"--network.{name}" for name in network)
-        yield f"careful: {names} changes nothing: it is for another network than --network.name {recipe.network.name}"
+    for name, why in recipe.unused():
+        yield f"careful: --{name} changes nothing: {why}"
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,8 @@ class ClipRecipe(Seeing, ABC):
             return clips
         first = next(iter(short.values()))
         if len(short) == len(clips):
-            raise ValueError(
-                f"all {len(clips)} clips are too short; the first: {first}. Give longer ones, or ask for fewer frames of each"
-            )
+            wanted = "Give longer ones, or ask for fewer frames of each"
+            raise ValueError(f"all {len(clips)} clips are too short; the first: {first}. {wanted}")
         left = clips.subset([i for i in range(len(clips)) if i not in short])
         left.problems = [*left.problems, *((clips.names[i], f"skipped: {why}") for i, why in short.items())]
         if watch is not None:
