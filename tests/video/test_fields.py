@@ -21,7 +21,7 @@ from partwhole.video.views import Walk
 from partwhole.vision.network import Network
 
 OTHER = {
-    "size": 40, "policy": "infomin", "batch": 3, "temperature": 0.5, "queue": 4, "momentum": 0.5, "prototypes": 6,
+    "size": 40, "policy": "infomin", "batch": 3, "temperature": 0.5, "queue": 4, "momentum": 0.5, "prototypes": 5,
     "words": 4, "redundancy": 0.5, "weight": 0.5, "crops": 3, "chance": 0.1, "vocabulary": 6, "dense": None,
     "shortest": 2, "both": False, "dim": 16, "apart": 0.1, "frames": 2, "stride": 1, "tube": 1, "blocks": 4, "steps": 1,
     "slots": 8, "positions": "kept",

@@ -82,6 +82,13 @@ def test_real_videos_are_followed_and_what_is_wrong_is_told(davis, tmp_path, hea
     assert "no mask of its first frame" in (tmp_path / "report.html").read_text()
 
 
+def test_what_half_the_memory_changes_is_told(tmp_path, heard):
+    half = replace(MEASURE, arms=("copy", "encoder"), own=replace(MEASURE.own, dtype="bfloat16"))
+    recipe = tiny("simclr", tmp_path / "cache", measure=half)
+    recipe.finish(trained(recipe, tmp_path), tmp_path, heard)
+    assert sum("bfloat16 changes" in line for line in heard.said) == 2  # videos
+
+
 @pytest.fixture(scope="module")
 def short(davis, tmp_path_factory):
     """The same, and a sequence of two frames, of which none would count."""

@@ -16,7 +16,7 @@ from partwhole.core.encoder import Encoder, describe, device_of, fresh
 from partwhole.core.evaluate import settled
 from partwhole.core.probe import fingerprint
 from partwhole.core.report import Spread
-from partwhole.core.watch import Quiet, Watch
+from partwhole.core.watch import Quiet, Watch, Words
 from partwhole.video.adapt import Adaptation, adapt
 from partwhole.video.follow import Maps, first_ids, follow, seen_size
 from partwhole.video.metrics import davis
@@ -113,7 +113,7 @@ def measure(
         sample = samples[numbers[name]]
         if network[0] != (arm, d):
             network = (arm, d), _network(arm, d, encoder, samples[min(numbers.values())], options)
-        rows[arm][d][name] = _score(_adapted(network[1], arm, sample, options), sample, options)
+        rows[arm][d][name] = _score(_adapted(network[1], arm, sample, options), sample, options, Words(watch))
         results["mean"] = means(rows)
         keep(results)
     watch.step(len(jobs), {"total": len(jobs)})
@@ -185,12 +185,12 @@ def _adapted(network: Maps | None, arm: str, sample: Mapping[str, Any], options:
     return adapt(network, sample["video"], Adaptation(steps=options.adapt))
 
 
-def _score(network: Maps | None, sample: Mapping[str, Any], options: Following) -> dict[str, Any]:
+def _score(network: Maps | None, sample: Mapping[str, Any], options: Following, watch: Watch) -> dict[str, Any]:
     video, masks = sample["video"], sample["masks"]
     if network is None:
         found = copied(video, masks)
     else:
-        found = follow(network, video, masks, options.protocol, batch=options.batch)
+        found = follow(network, video, masks, options.protocol, batch=options.batch, watch=watch)
     scored = davis(found, masks.frames(range(len(video))))
     return {"objects": list(scored.objects), **scored.each}
 
