@@ -45,6 +45,50 @@ def test_arms_of_one_run_may_lie_in_two_folders_and_other_draws_are_another_row(
     assert rows == [["| acd-pair", "1", arm] for arm in ("scratch", "linear", "linear")]
 
 
+def of(folder: Path, seed: int, evaluation: dict) -> Path:
+    folder.mkdir()
+    identity = {"task": "crw", "fit": {"seed": seed}}
+    (folder / "run.json").write_text(json.dumps({"task": "crw", "recipe_name": None, "identity": identity}))
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    return folder
+
+
+def following(best: list[float]) -> dict:
+    rows = {
+        "random": [{"cat": {"J": [x], "F": [x]}} for x in (0.1, 0.3)],
+        "encoder": [{"cat": {"J": best, "F": [0.5, 0.5]}}],
+    }
+    return {"following": {"rows": rows, "sequences": ["cat"], "options": {"preset": "crw", "arms": list(rows)}}}
+
+
+def test_objects_followed_are_a_table(compare, tmp_path, capsys):
+    folders = [of(tmp_path / str(s), s, following([0.2 + s / 5, 0.4 + s / 5])) for s in (0, 1)]
+    compare.main([str(f) for f in folders])
+    spread, half = stdev([0.1, 0.3]), stdev([0.4, 0.5])
+    assert capsys.readouterr().out.splitlines() == [
+        "| run | seeds | arm | J&F | J | F |",
+        "|---|---|---|---|---|---|",
+        "| crw | 1 | random | " + " | ".join([f"0.200 ± {spread:.3f}"] * 3) + " |",
+        f"| crw | 2 | encoder | 0.450 ({half:.3f}) | 0.400 ({2 * half:.3f}) | 0.500 (0.000) |",
+    ]
+
+
+def test_classes_told_apart_are_too_and_other_measurements_are_other_columns(compare, tmp_path, capsys):
+    arms = {"scratch": {"5": [0.5], "all": [0.7]}, "frozen linear": {"5": [0.6], "all": [0.8]}}
+    probed = {"arms": arms, "shots": ["5", "all"], "options": {"draws": 1}, "train": 9, "test": 3}
+    compare.main([str(of(tmp_path / "a", 0, following([0.2]))), str(of(tmp_path / "b", 0, {"probe": probed}))])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| run | seeds | arm | k = 5 | k = all | J&F | J | F |"
+    assert "| crw | 1 | frozen linear | 0.600 | 0.800 | - | - | - |" in lines
+
+
+def test_an_evaluation_without_numbers_is_named(compare, tmp_path):
+    import recipes
+
+    with pytest.raises(recipes.Usage, match="nothing to compare"):
+        compare.main([str(of(tmp_path / "a", 0, {"clips": {}}))])
+
+
 def test_an_unfinished_run_is_named(compare, tmp_path):
     import recipes
 

@@ -52,6 +52,13 @@ def test_many_are_measured(place, tools, capsys):
     assert set(found["mean"]) == {"copy", "pixels", "random", "encoder"}
 
 
+def test_random_weights_are_told(place, tools, capsys):
+    frames, mask = place / "davis/JPEGImages/one", place / "davis/Annotations/one/0.png"
+    words = ("--network", "resnet10t", "--preset", "crw", "--mask", str(mask), str(frames), "out")
+    assert tools("follow", *words) == 0
+    assert "careful: resnet10t has random weights" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -60,6 +67,7 @@ def test_many_are_measured(place, tools, capsys):
         (["--encoder", "run", "--mask", "m.png", "out"], "expected VIDEO and OUT"),
         (["--encoder", "run", "--measure", "davis", "a", "b"], "expected OUT"),
         (["--encoder", "run", "--mask", "m.png", "davis/JPEGImages/one", "out"], "m.png: a mask that cannot be read"),
+        (["--encoder", "run", "--weights", "w", "--measure", "davis", "out"], "a run has its own"),
         (["--encoder", "run", "--measure", "run", "out"], "no layout of videos with truth"),
         (["--encoder", "nothing", "--measure", "davis", "out"], "nothing"),
     ],

@@ -54,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(options.places) != (wanted := 1 if options.mask is None else 2):
         names = "OUT, a folder" if wanted == 1 else "VIDEO and OUT, a folder"
         raise recipes.Usage(f"expected {names}; got {' '.join(map(str, options.places))}")
-    encoder, watch = load(options).to(distributed.setup("auto")).eval(), progress.make()
+    watch = progress.make()
     try:
+        encoder = load(options, watch).to(distributed.setup("auto")).eval()
         work = many if options.mask is None else one
         work(options, encoder, watch)
     finally:
@@ -63,15 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def load(options: Any) -> Encoder:
+def load(options: Any, watch: Watch) -> Encoder:
     if (options.encoder is None) == (options.network is None):
         raise recipes.Usage("give --encoder, the folder of a run, or --network, a name of timm's")
     if options.encoder is not None:
+        if options.weights is not None:
+            raise recipes.Usage("--weights are those of --network: a run has its own")
         return checkpoint.load_encoder(options.encoder)
     from partwhole.video.network import build
     from partwhole.vision.network import Network
 
-    return build(Network(name=options.network, weights=options.weights, width=1.0), 224, dense=True)
+    network = Network(name=options.network, weights=options.weights, width=1.0)
+    if network.given() is None:
+        watch.say(f"careful: {network.name} has random weights: give --weights, a file of its own")
+    return build(network, 224, dense=True)
 
 
 def one(options: Any, encoder: Encoder, watch: Watch) -> None:

@@ -184,6 +184,14 @@ def test_subsets_and_others(tmp_path):
     assert len(limited) == 7
 
 
+def test_generated_speakers_are_told_apart_where_they_were_heard(tmp_path):
+    train, test = source(tmp_path, generate_labelled=4, names="speaker").labelled(None, RATE)
+    assert train.classes == test.classes == train.voices
+    assert len(train.classes) == 4
+    for half in (train, test):
+        assert [half.classes[label] for label in half.labels] == half.speakers
+
+
 def test_generated_sounds_are_of_all_classes_and_strangers_are_for_tests(tmp_path):
     train, test = source(tmp_path, generate_labelled=4).labelled(None, RATE)
     assert train.classes == test.classes == list(CLASSES)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from partwhole.audio import wave_sees
+from partwhole.audio.network import Convolutional
 from partwhole.audio.units import Units
 from partwhole.audio.wave_sees import Spans, WaveNetwork, WithUnits, hide_spans
 from partwhole.audio.waveform import Waveform
@@ -222,6 +223,13 @@ def test_round_two_clusters_what_the_first_network_makes(tmp_path):
     with pytest.raises(ValueError, match="choose its network"):
         second.named(samples, other)
     weights(replace(second, fit=Fit(steps=1)))
+
+
+def test_a_teacher_that_hears_no_waveforms_is_told(tmp_path):
+    network = Convolutional(bands=8, width=2, dim=8)
+    checkpoint.save_encoder(network, tmp_path / "first")
+    with pytest.raises(ValueError, match=r"--teacher .*first: .* Give a run of hubert or wav2vec2"):
+        HuBERT(folder=tmp_path, teacher=tmp_path / "first").named(sounds(), encoder())
 
 
 @pytest.mark.parametrize(("hop", "window"), [(160, 225), (320, 400)])

@@ -11,8 +11,9 @@ import torch
 from burnt import number, picture, write
 from PIL import Image
 
+from partwhole.core.data import some
 from partwhole.video import folder, index
-from partwhole.video.clips import Clips, read_clips, some
+from partwhole.video.clips import Clips, read_clips
 from partwhole.video.packets import BadVideo
 from partwhole.video.readers import FileVideo, FolderVideo, close_all
 from partwhole.video.sound import sound

@@ -1,6 +1,7 @@
 """After training: objects are followed, the page is written, and an evaluation that was interrupted goes on."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +80,41 @@ def test_real_videos_are_followed_and_what_is_wrong_is_told(davis, tmp_path, hea
     assert "objects of 2 videos followed" in text
     assert any("no mask of its first frame" in line for line in heard.said)
     assert "no mask of its first frame" in (tmp_path / "report.html").read_text()
+
+
+def test_what_half_the_memory_changes_is_told(tmp_path, heard):
+    half = replace(MEASURE, arms=("copy", "encoder"), own=replace(MEASURE.own, dtype="bfloat16"))
+    recipe = tiny("simclr", tmp_path / "cache", measure=half)
+    recipe.finish(trained(recipe, tmp_path), tmp_path, heard)
+    assert sum("bfloat16 changes" in line for line in heard.said) == 2  # videos
+
+
+@pytest.fixture(scope="module")
+def short(davis, tmp_path_factory):
+    """The same, and a sequence of two frames, of which none would count."""
+    root = tmp_path_factory.mktemp("short")
+    shutil.copytree(davis, root, dirs_exist_ok=True)
+    for kind in ("JPEGImages", "Annotations"):
+        (root / kind / "bee").mkdir()
+        for t in range(2):
+            shutil.copy(davis / kind / "cat" / f"{t:05d}.png", root / kind / "bee")
+    return root
+
+
+def test_what_cannot_be_measured_is_left_out_everywhere(short, tmp_path, heard):
+    recipe = tiny("simclr", tmp_path / "cache", data=(short,), annotated=short)
+    assert recipe.evaluation(heard).names == ["cat", "dog"]
+    assert any(line.startswith("bee: skipped: 2 frames and 2 masks") for line in heard.said)
+    assert recipe.build().evaluate(recipe.method(recipe.encoder(), recipe.given(recipe.prepare())))["J"] > 0
+    assert "bee" not in recipe.finish(trained(recipe, tmp_path), tmp_path)["text"]
+
+
+def test_a_method_is_asked_of_videos_that_are_long_enough_for_it(davis, tmp_path):
+    """Those with masks have six frames, and a clip of the recipe more."""
+    recipe = tiny("dpc", tmp_path / "cache")
+    encoder = trained(recipe, tmp_path)
+    assert "on clips that it was not trained on: " in recipe.finish(encoder, tmp_path)["text"]
+    assert "on clips that it was trained on: " in replace(recipe, annotated=davis).finish(encoder, tmp_path)["text"]
 
 
 def test_an_evaluation_goes_on(davis, tmp_path, monkeypatch):

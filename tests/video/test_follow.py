@@ -239,7 +239,7 @@ def test_bad_input_is_told():
         follow(lambda x: x.flatten(1), video, masks, SMALL)
     with pytest.raises(TypeError, match="leave random out"):
         measure(pixels, [{"video": video, "masks": masks}], Following())
-    with pytest.raises(ValueError, match="there is none"):
+    with pytest.raises(ValueError, match="none of 1 can be used"):
         measure(pixels, [{"video": video}], Following(arms=("copy",)))
 
 

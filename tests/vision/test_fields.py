@@ -58,7 +58,7 @@ def outcome(recipe):
     """The first batch and the weights after three steps, one after the other."""
     run = recipe.build(watch=Quiet())
     yield next(run.stream())
-    yield dict(run.method.state_dict())
+    yield {name: value.clone() for name, value in run.method.state_dict().items()}  # training changes them in place
     yield dict(fit(run, recipe.fit, watch=Quiet()).state_dict())
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from partwhole.audio.pictures import player, sheet, span
-from partwhole.audio.sounds import some
 from partwhole.audio.sources import Among
 from partwhole.core import checkpoint, files, probe_report
 from partwhole.core.charts import heat_map
 from partwhole.core.checkpoint import copied
+from partwhole.core.data import some
 from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.evaluate import PENALTIES, embed, ridge
 from partwhole.core.probe import Classes, probe
@@ -62,10 +62,11 @@ def finish(recipe: "SoundRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         put("confusion", confused)
 
     samples = sounds if classes is None else classes.test
+    which = f"on sounds that it was {'' if classes is None else 'not '}trained on"
     own = recipe.own(_trained(recipe, encoder, folder, sounds, classes), samples)
     if own is not None and own.numbers:
         put("own", dict(own.numbers))
-        text += "\non sounds that it was not trained on: " + ", ".join(f"{k} {v:.3f}" for k, v in own.numbers.items())
+        text += f"\n{which}: " + ", ".join(f"{k} {v:.3f}" for k, v in own.numbers.items())
     files.write_json(folder / "evaluation.json", evaluation)
     told = None if classes is None else recipe.learned(classes)
 
@@ -84,9 +85,9 @@ def finish(recipe: "SoundRecipe", encoder: Encoder, folder: Path, watch: Watch) 
             page.section("What it answers")
             if own.numbers:
                 numbers = [[name, value] for name, value in own.numbers.items()]
-                page.table(["on sounds that it was not trained on", ""], numbers)
-            for picture in own.pictures:
-                page.picture(*picture)
+                page.table([which, ""], numbers)
+            for picture, caption in own.pictures:
+                page.picture(picture, f"{caption} These are {which.removeprefix('on ')}.")
         if problems:
             rows = [[str(path), str(why)] for path, why in problems[:200]]
             page.table(["file", "what"], rows, fold=f"{len(problems)} problems with the sounds")

@@ -91,7 +91,7 @@ def reconstructions(method: MAE, x: Tensor, keep: Tensor) -> tuple[bytes, str]:
     truth = embed.picture(target)
     low, high = span(list(truth))
     rows = [list(row) for row in zip(shown, rebuilt, truth, strict=True)]
-    told = "What it saw, what it made of the rest, and the truth. Sounds of the test part"
+    told = "What it saw, what it made of the rest, and the truth"
     more = "; level and contrast of a rebuilt patch are taken from the truth." if method.normalise else "."
     return sheet(rows, low, high), told + more
 

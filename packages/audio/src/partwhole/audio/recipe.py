@@ -15,12 +15,12 @@ from torch import Tensor
 from partwhole.audio import policies
 from partwhole.audio.mel import Mel, moments
 from partwhole.audio.network import Network
-from partwhole.audio.sounds import Sounds, some
+from partwhole.audio.sounds import Sounds
 from partwhole.audio.sources import Among, Source
 from partwhole.audio.views import Augment
 from partwhole.core import distributed
 from partwhole.core.catalog import Given
-from partwhole.core.data import Batches, Stream, View, collate
+from partwhole.core.data import Batches, Stream, View, collate, some
 from partwhole.core.encoder import Encoder, device_of
 from partwhole.core.evaluate import accuracy, embed, knn
 from partwhole.core.fit import Fit, Run
@@ -64,6 +64,11 @@ class SoundRecipe(Seeing, ABC):
 
     @abstractmethod
     def method(self, encoder: Encoder, given: Given) -> Method: ...
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        """Options that are not as usual and change nothing as the others are, and why."""
+        for name in self.network.unused:
+            yield f"network.{name}", f"it is for another network than --network.name {self.network.name}"
 
     @property
     def frames(self) -> int:
@@ -201,9 +206,8 @@ def odd(recipe: SoundRecipe, sounds: Sounds) -> Iterator[str]:
             f"careful: the highest {above} of {recipe.mel.bands} bands are silent in {min(LOOKED, len(sounds))} sounds "
             "that were looked at, as where they were recorded at a lower rate: lower --mel.rate, or --mel.high"
         )
-    if network := recipe.network.unused:
-        names = ", ".join(f"--network.{name}" for name in network)
-        yield f"careful: {names} changes nothing: it is for another network than --network.name {recipe.network.name}"
+    for name, why in recipe.unused():
+        yield f"careful: --{name} changes nothing: {why}"
 
 
 @dataclass(frozen=True)

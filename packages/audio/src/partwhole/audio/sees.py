@@ -9,11 +9,11 @@ import torch
 
 from partwhole.audio.network import Network
 from partwhole.audio.recipe import Own, Policy, SoundRecipe, named, seen
-from partwhole.audio.sounds import Sounds, some
+from partwhole.audio.sounds import Sounds
 from partwhole.audio.sources import Among
 from partwhole.core import catalog, sees
 from partwhole.core.catalog import Sees
-from partwhole.core.data import View, collate
+from partwhole.core.data import View, collate, some
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import accuracy
 from partwhole.core.method import Method

@@ -89,11 +89,6 @@ class Sounds(Sequence):
         return lines + ([f"and {len(order) - most} more"] if len(order) > most else [])
 
 
-def some(samples: Sequence[Any], count: int) -> list[Any]:
-    """At most ``count`` of the samples, evenly spread."""
-    return [samples[i * len(samples) // min(count, len(samples))] for i in range(min(count, len(samples)))]
-
-
 @dataclass(frozen=True)
 class Part:
     """A sound: a file, or a piece of a long one."""

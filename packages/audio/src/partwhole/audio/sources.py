@@ -44,7 +44,8 @@ class Source:
     generate: int = 2000
     """Unlabelled sounds to generate where no path is given."""
     generate_labelled: int = 50
-    """Labelled sounds to generate per class where no path is given, and half as many by other speakers for testing."""
+    """Labelled sounds to generate per class where no path is given, and half as many for testing, by other speakers
+    unless it is the speakers that are told apart."""
     seed: int = 0
     """Of generated sounds, of the choice of ``limit`` sounds, and of the test part where a labelled set has none."""
 
@@ -87,10 +88,12 @@ class Source:
         if path is None:
             seed, each = self.seed + LABELLED_SEED, 10 * self.generate_labelled
             known, strangers = range(2 * SPEAKERS // 3), range(2 * SPEAKERS // 3, SPEAKERS)
-            return tuple(
-                self._labels(generated(count, rate, seed=seed + k, speakers=who), "generated sounds")
-                for k, (count, who) in enumerate(((each, known), (each // 2, strangers)))
-            )  # type: ignore[return-value]
+            if self.names == "speaker":  # who is to be told from others must have been heard
+                strangers = known
+            made = (generated(each, rate, seed=seed, speakers=known),
+                    generated(each // 2, rate, seed=seed + 1, speakers=strangers))  # fmt: skip
+            train, test = (self._labels(half, "generated sounds") for half in made)
+            return _alike(train, test, "generated sounds")
         watch = watch or Quiet()
         train = distributed.first(lambda: self._read([path], "train", rate, watch))
         test = distributed.first(lambda: self._read([path], "test", rate, Steps(watch)))

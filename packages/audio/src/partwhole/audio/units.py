@@ -65,15 +65,17 @@ class MFCC:
 
 
 class Layer:
-    """What comes out of block ``layer`` (1 is the first) of an encoder over a ``Waveform``, (N,) -> (L, dim)."""
+    """What comes out of block ``layer`` (1 is the first, None the middle one) of an encoder over a ``Waveform``,
+    (N,) -> (L, dim)."""
 
     margin = 0
 
-    def __init__(self, encoder: Encoder, layer: int):
+    def __init__(self, encoder: Encoder, layer: int | None = None):
         from partwhole.audio.waveform import Waveform
 
         if not isinstance(encoder, TransformerEncoder) or not isinstance(encoder.embed, Waveform):
             raise ValueError("units of round two are made of the tokens of a TransformerEncoder over a Waveform")
+        layer = max(1, encoder.depth // 2) if layer is None else layer
         if not 1 <= layer <= encoder.depth:
             raise ValueError(f"layer {layer} of an encoder of {encoder.depth}: choose 1 to {encoder.depth}")
         self.encoder, self.count = encoder.eval(), encoder.depth - layer + 1

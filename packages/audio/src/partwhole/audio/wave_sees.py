@@ -234,8 +234,10 @@ class HuBERT(SeesSpans, ABC):
         """What is clustered."""
         if self.teacher is None:
             return MFCC(samples[0]["rate"], hop=embed.hop, window=embed.window)
-        teacher = checkpoint.load_encoder(self.teacher)
-        found = Layer(teacher, self.layer or max(1, tokens_of(teacher, self).depth // 2))
+        try:
+            found = Layer(checkpoint.load_encoder(self.teacher), self.layer)
+        except ValueError as error:
+            raise ValueError(f"--teacher {self.teacher}: {error}. Give a run of hubert or wav2vec2") from error
         if (found.hop, found.window) != (embed.hop, embed.window):
             raise ValueError(
                 f"the teacher {self.teacher} has a token of {found.window} samples every {found.hop}, and this network "

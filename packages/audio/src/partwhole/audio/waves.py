@@ -1,13 +1,15 @@
 """Recipes for sounds as they are: HuBERT and wav2vec 2.0."""
 
 from abc import ABC
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from partwhole.audio import wave_sees
+from partwhole.audio.mel import Mel
 from partwhole.audio.recipe import Policy, SoundRecipe
 from partwhole.core.data import View
 from partwhole.core.encoder import Encoder
@@ -27,6 +29,12 @@ class WaveRecipe(SoundRecipe, ABC):
         """Samples that the network sees, at the most."""
         return round(self.seconds * self.mel.rate)
 
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from super().unused()
+        for field in fields(Mel):
+            if field.name != "rate" and getattr(self.mel, field.name) != field.default:
+                yield f"mel.{field.name}", f"{type(self).__name__} sees waveforms, which are only drawn as spectrograms"
+
     def weak(self) -> View:
         return self.look()
 
@@ -43,6 +51,11 @@ class WaveRecipe(SoundRecipe, ABC):
 @dataclass(frozen=True, kw_only=True)
 class HuBERT(wave_sees.HuBERT, WaveRecipe):
     """Name the units of hidden frames, found by clustering beforehand (Hsu et al., 2021)."""
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from super().unused()
+        if self.layer is not None and self.teacher is None:
+            yield "layer", "it is one of a --teacher, and there is none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,16 @@ class Steps(Quiet):
         self.watch.step(done, values)
 
 
+class Words(Quiet):
+    """Passes on words, and not how far the work is: for a part of work that another counts."""
+
+    def __init__(self, watch: Watch):
+        self.watch = watch
+
+    def say(self, text: str) -> None:
+        self.watch.say(text)
+
+
 class Lines:
     """A plain line at most every ``every`` seconds, and for the last step; for logs and pipes."""
 

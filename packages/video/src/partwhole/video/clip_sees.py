@@ -68,9 +68,14 @@ class Tubed(Seeing, ABC):
         heads = max(1, n.dim // 64)
         return TransformerEncoder(embed, dim=n.dim, depth=n.depth, heads=heads, cls=n.cls, registers=n.registers)
 
+    @property
+    def long(self) -> int:
+        """Frames of a clip."""
+        return self.frames
+
     def short(self, video: Any) -> str | None:
         """Why a video is too short; None where it is not."""
-        return too_short(video, self.frames)
+        return too_short(video, self.long)
 
     def clip(self, augment: Random, **how: Any) -> Clip:
         return Clip(augment=augment, frames=self.frames, stride=self.stride, **how)

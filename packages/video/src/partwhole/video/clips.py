@@ -123,11 +123,6 @@ def read_clips(
     return Clips(_Found(good, index, fps), [e.path for e in good], problems=problems, key=key.hexdigest()[:24])
 
 
-def some(samples: Sequence[Any], count: int) -> list[Any]:
-    """At most ``count`` of the samples, evenly spread."""
-    return [samples[i * len(samples) // min(count, len(samples))] for i in range(min(count, len(samples)))]
-
-
 # ------------------------------------------------------------------ inside
 
 

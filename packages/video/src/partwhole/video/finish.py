@@ -44,11 +44,11 @@ def finish(recipe: "ClipRecipe", encoder: Encoder, folder: Path, watch: Watch) -
         keep(results)  # of a measurement that was whole already, too
         text = following_report.table(results, name)
 
-    samples = clips if annotated is None else annotated
+    samples, which = _asked(clips, annotated, recipe)
     own = recipe.own(_trained(recipe, encoder, folder, clips), samples) if _asks(recipe) else None
     if own is not None and own.numbers:
         put("own", dict(own.numbers))
-        text += "\non clips that it was not trained on: " + ", ".join(f"{k} {v:.3f}" for k, v in own.numbers.items())
+        text += f"\n{which}: " + ", ".join(f"{k} {v:.3f}" for k, v in own.numbers.items())
     files.write_json(folder / "evaluation.json", evaluation)
 
     def body(page: Page) -> None:
@@ -62,7 +62,7 @@ def finish(recipe: "ClipRecipe", encoder: Encoder, folder: Path, watch: Watch) -
             page.section("What it answers")
             if own.numbers:
                 numbers = [[key, value] for key, value in own.numbers.items()]
-                page.table(["on clips that it was not trained on", ""], numbers)
+                page.table([which, ""], numbers)
             if own.picture is not None:
                 page.picture(*own.picture)
         if problems:
@@ -72,6 +72,16 @@ def finish(recipe: "ClipRecipe", encoder: Encoder, folder: Path, watch: Watch) -
     lead = f"{name} pre-training on {len(clips):,} clips without labels"
     lead += "." if recipe.init is None else f", from the encoder of {recipe.init}."
     return {"text": text, "report": run_page(folder, f"{name} on clips", lead, body)}
+
+
+def _asked(clips: Any, annotated: Any, recipe: "ClipRecipe") -> tuple[Any, str]:
+    """The clips that a method is asked about, and which these are: those to follow objects in, if any are long enough
+    for it."""
+    if annotated is not None:
+        long = [i for i in range(len(annotated)) if recipe.short(annotated[i]["video"]) is None]
+        if long:
+            return annotated.subset(long), "on clips that it was not trained on"
+    return clips, "on clips that it was trained on"
 
 
 def _asks(recipe: "ClipRecipe") -> bool:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from partwhole.core.catalog import Given
-from partwhole.core.data import View
+from partwhole.core.data import View, some
 from partwhole.core.encoder import Encoder
 from partwhole.core.method import Method
 from partwhole.core.sees import Seeing
 from partwhole.video import future
 from partwhole.video.clip_views import Blocks, Clip, dpc, too_short
 from partwhole.vision.draw import Picture
-from partwhole.vision.images import some
 from partwhole.vision.pretext import held_out
 from partwhole.vision.recipe import Own
 
@@ -38,12 +37,17 @@ class Foretelling(Seeing, ABC):
     temperature: float = 0.1
     """What cosines are divided by: the lower, the more the nearest negatives count; the higher, the more all alike."""
 
+    @property
+    def long(self) -> int:
+        """Frames of a clip."""
+        return self.blocks * self.frames
+
     def short(self, video: Any) -> str | None:
         """Why a video is too short; None where it is not."""
-        return too_short(video, self.blocks * self.frames)
+        return too_short(video, self.long)
 
     def view(self, encoder: Encoder) -> View:
-        clip = Clip(augment=dpc(self.size), frames=self.blocks * self.frames, stride=self.stride, framewise=True)
+        clip = Clip(augment=dpc(self.size), frames=self.long, stride=self.stride, framewise=True)
         return Blocks(clip=clip, blocks=self.blocks)
 
     def own(self, method: Method, samples: Sequence[Any]) -> Own:

@@ -16,11 +16,12 @@ from partwhole.core.encoder import Encoder, describe, device_of, fresh
 from partwhole.core.evaluate import settled
 from partwhole.core.probe import fingerprint
 from partwhole.core.report import Spread
-from partwhole.core.watch import Quiet, Watch
+from partwhole.core.watch import Quiet, Watch, Words
 from partwhole.video.adapt import Adaptation, adapt
 from partwhole.video.follow import Maps, first_ids, follow, seen_size
 from partwhole.video.metrics import davis
 from partwhole.video.protocol import PROTOCOLS, Protocol
+from partwhole.video.views import Walk
 from partwhole.vision.maps import resized
 
 Arm = Literal["copy", "pixels", "random", "encoder"]
@@ -54,6 +55,8 @@ class Following:
                 raise ValueError(f"{name} must be at least {least}, and is {getattr(self, name)}")
         if not self.arms:
             raise ValueError("arms are copy, pixels, random or encoder, and there are none")
+        if self.preset != "own" and self.own != Protocol():
+            raise ValueError(f"own is a protocol of one's own, and the preset is {self.preset}: set the preset to own")
 
     @property
     def protocol(self) -> Protocol:
@@ -84,7 +87,7 @@ def measure(
             raise TypeError("random needs a network like the encoder with fresh weights, and this is a function or a "
                             "module that says not how it is made: leave random out of arms")  # fmt: skip
         describe(encoder)
-    numbers, problems = _usable(samples)
+    numbers, problems = usable(samples, adapted=options.adapt > 0)
     for name, what in problems:
         watch.say(f"{name} is left out: {what}")
     results: dict[str, Any] = {
@@ -110,7 +113,7 @@ def measure(
         sample = samples[numbers[name]]
         if network[0] != (arm, d):
             network = (arm, d), _network(arm, d, encoder, samples[min(numbers.values())], options)
-        rows[arm][d][name] = _score(_adapted(network[1], arm, sample, options), sample, options)
+        rows[arm][d][name] = _score(_adapted(network[1], arm, sample, options), sample, options, Words(watch))
         results["mean"] = means(rows)
         keep(results)
     watch.step(len(jobs), {"total": len(jobs)})
@@ -182,39 +185,49 @@ def _adapted(network: Maps | None, arm: str, sample: Mapping[str, Any], options:
     return adapt(network, sample["video"], Adaptation(steps=options.adapt))
 
 
-def _score(network: Maps | None, sample: Mapping[str, Any], options: Following) -> dict[str, Any]:
+def _score(network: Maps | None, sample: Mapping[str, Any], options: Following, watch: Watch) -> dict[str, Any]:
     video, masks = sample["video"], sample["masks"]
     if network is None:
         found = copied(video, masks)
     else:
-        found = follow(network, video, masks, options.protocol, batch=options.batch)
+        found = follow(network, video, masks, options.protocol, batch=options.batch, watch=watch)
     scored = davis(found, masks.frames(range(len(video))))
     return {"objects": list(scored.objects), **scored.each}
 
 
-def _usable(samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[list[str]]]:
-    """The numbers of samples that can be measured, by name; and of the others the name and what is wrong with them."""
+def usable(samples: Sequence[Mapping[str, Any]], *, adapted: bool = False) -> tuple[dict[str, int], list[list[str]]]:
+    """The numbers of samples that can be measured, by name; and of the others the name and what is wrong with them.
+
+    ``adapted``: by an encoder that walks through them first. ValueError where there is none.
+    """
     out: dict[str, int] = {}
     problems: list[list[str]] = []
     for i in range(len(samples)):
         sample = samples[i]
-        if "video" not in sample or "masks" not in sample:
-            problems.append(
-                [f"sample {i}", f"it has {sorted(sample)}: a video and the masks of its objects are needed"]
-            )
-            continue
-        video, masks = sample["video"], sample["masks"]
-        name = str(video.name) if video.name not in out else f"{video.name}-{i}"
-        if len(video) < 3 or len(masks) != len(video):
-            told = "a mask for each of three frames or more is needed, since the first and the last do not count"
-            problems.append([name, f"{len(video)} frames and {len(masks)} masks: {told}"])
-            continue
-        try:
-            first_ids(masks, video.size)
-        except ValueError as error:
-            problems.append([name, str(error)])
-            continue
-        out[name] = i
+        name = str(getattr(sample.get("video"), "name", f"sample {i}"))
+        name = f"{name}-{i}" if name in out else name
+        if wrong := _wrong(sample, adapted):
+            problems.append([name, wrong])
+        else:
+            out[name] = i
     if not out:
-        raise ValueError(f"following objects is measured on videos with masks, and there is none: {problems[:3]}")
+        first = f"; the first: {': '.join(problems[0])}" if problems else ""
+        raise ValueError(f"objects are followed in videos with masks, and none of {len(samples)} can be used{first}")
     return out, problems
+
+
+def _wrong(sample: Mapping[str, Any], adapted: bool) -> str | None:
+    """Why a sample cannot be measured."""
+    if "video" not in sample or "masks" not in sample:
+        return f"it has {', '.join(sorted(sample))}: a video and the masks of its objects are needed"
+    video, masks = sample["video"], sample["masks"]
+    if len(video) < 3 or len(masks) != len(video):
+        told = "a mask for each of three frames or more is needed, since the first and the last do not count"
+        return f"{len(video)} frames and {len(masks)} masks: {told}"
+    if adapted and len(video) < (walk := Walk().frames):
+        return f"{len(video)} frames, and the walks of --measure.adapt have {walk}: leave it out, or adapt 0"
+    try:
+        first_ids(masks, video.size)
+    except ValueError as error:
+        return str(error)
+    return None

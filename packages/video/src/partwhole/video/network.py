@@ -92,10 +92,15 @@ def _halving(net: Any, name: str) -> Iterator[nn.Conv2d]:
         yield from (m for m in stage.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2))
 
 
+def plain(name: str) -> bool:
+    """Whether it is the name of a ResNet whose maps can be made fine."""
+    return re.fullmatch(r"resnet\d+", name) is not None
+
+
 def build(network: Network, size: int, *, dense: bool) -> Encoder:
     """The encoder of frames of ``size`` by ``size`` pixels that a recipe's network describes: of a plain ResNet the one
     with fine maps."""
-    if not re.fullmatch(r"resnet\d+", network.name):
+    if not plain(network.name):
         return network.build(size)
     encoder = FrameResNet(network.name, dense=dense, size=size, width=network.width, stem=network.stem)
     if (weights := network.given()) is not None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from partwhole.core.fit import Fit, Run
 from partwhole.core.method import Method
 from partwhole.core.sees import Seeing
 from partwhole.core.watch import Quiet
-from partwhole.video import network
+from partwhole.video import care, network
 from partwhole.video.measure import Following, measure
 from partwhole.video.readers import Frames, Ids
 from partwhole.video.sources import Source
@@ -67,6 +67,16 @@ class ClipRecipe(Seeing, ABC):
     def short(self, video: Any) -> str | None:
         """Why a video is too short for this recipe; None where it is not."""
 
+    @property
+    def side(self) -> int:
+        """Of the pictures that the network sees, in pixels."""
+        return self.size
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        """Options that are not as usual and change nothing as the others are, and why."""
+        for name in self.network.unused(type(self).network):
+            yield f"network.{name}", f"it is for another network than --network.name {self.network.name}"
+
     def origins(self) -> Mapping[str, Path]:
         given = self.network.given()
         return {**super().origins(), **({} if given is None else {"network.weights": given})}
@@ -85,7 +95,8 @@ class ClipRecipe(Seeing, ABC):
             return clips
         first = next(iter(short.values()))
         if len(short) == len(clips):
-            raise ValueError(f"all {len(clips)} clips are too short; the first: {first}")
+            wanted = "Give longer ones, or ask for fewer frames of each"
+            raise ValueError(f"all {len(clips)} clips are too short; the first: {first}. {wanted}")
         left = clips.subset([i for i in range(len(clips)) if i not in short])
         left.problems = [*left.problems, *((clips.names[i], f"skipped: {why}") for i, why in short.items())]
         if watch is not None:
@@ -110,6 +121,9 @@ class ClipRecipe(Seeing, ABC):
 
     def build(self, folder: Path | None = None, watch: Any = None) -> Run:
         clips, annotated = self.prepare(watch), self.evaluation(watch)
+        for line in care.odd(self, clips):
+            if watch is not None:
+                watch.say(line)
         torch.manual_seed(self.fit.seed)
         encoder = self.begun(self.encoder())
         return Run(
@@ -138,7 +152,12 @@ class OnFrames(ClipRecipe, ABC):
     apart: ClassVar[float] = 0.0  # as of FramePair
 
     def encoder(self) -> Encoder:
-        return network.build(self.network, self.size, dense=self.dense)
+        return network.build(self.network, self.side, dense=self.dense)
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from super().unused()
+        if self.dense != type(self).dense and not network.plain(self.network.name):
+            yield "dense", f"it is for a ResNet, and not for --network.name {self.network.name}"
 
     def look(self) -> View:
         return OneFrame(look=policies.looks(self.policy, self.size).first)

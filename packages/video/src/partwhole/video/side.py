@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from partwhole.core.data import some
 from partwhole.core.encoder import Encoder
 from partwhole.core.report import Page
 from partwhole.core.transformer import marked
 from partwhole.core.watch import Watch
 from partwhole.video.follow import follow
 from partwhole.video.show import affinity_picture, film, gif, strip, write_mp4
-from partwhole.vision.images import some
 from partwhole.vision.maps import IGNORED
 from partwhole.vision.sheet import contact
 

@@ -70,15 +70,22 @@ class Source:
         return found
 
     def annotated(self, path: str | Path | None, size: int, watch: Any = None) -> Any:
-        """The videos to follow objects in, with their masks; generated ones are four times ``size`` pixels high."""
+        """The videos to follow objects in, with their masks, without those that cannot be measured; generated ones are
+        four times ``size`` pixels high."""
         from partwhole.video.generator import clips
         from partwhole.video.layouts import read_annotated
+        from partwhole.video.measure import usable
 
         if path is None:
             seed = self.seed + ANNOTATED_SEED
             return clips(self.generate_annotated, frames=self.frames, size=FINER * size, seed=seed)
         watch = watch or Quiet()
         found = read_annotated(path, watch=Steps(watch))
+        good, wrong = usable(found)
+        if wrong:
+            problems = [*found.problems, *((name, f"skipped: {what}") for name, what in wrong)]
+            found = found.subset(good.values())
+            found.problems = problems
         for line in found.told():
             watch.say(line)
         return found

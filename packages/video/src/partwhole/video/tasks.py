@@ -1,5 +1,6 @@
 """Recipes for clips: the walk, future prediction, and core's methods on pairs of frames and on whole clips."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,8 +50,24 @@ class CRW(OnFrames):
         frames, rate = self.walk.frames, self.walk.rate
         return None if len(begins(video, frames, rate)[0]) else short(video, frames, rate)
 
-    def encoder(self) -> Encoder:
-        return network.build(self.network, self.walk.patch or self.size, dense=self.dense)
+    @property
+    def side(self) -> int:
+        return self.walk.patch or self.size
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from super().unused()
+        usual = Walk()
+        if self.walk.patch:
+            if self.positions == "kept":
+                yield "positions", "those of patches are never moved, only those of whole frames (--walk.patch 0)"
+        else:
+            if self.positions == "kept" and network.plain(self.network.name):
+                yield "positions", f"--network.name {self.network.name} has none that would be moved"
+            for name in ("grid", "jitter"):
+                if getattr(self.walk, name) != getattr(usual, name):
+                    yield f"walk.{name}", "it is for patches, and --walk.patch is 0"
+        if self.walk.again and not self.walk.dropout:
+            yield "walk.again", "no edges are dropped, as --walk.dropout is 0"
 
     def method(self, encoder: Encoder, given: Given) -> Method:
         return RandomWalk(encoder, dim=self.dim, temperature=self.temperature, shortest=self.shortest, both=self.both)

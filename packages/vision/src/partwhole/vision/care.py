@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from partwhole.core.data import some
 from partwhole.core.encoder import Encoder
-from partwhole.vision.images import Images, some
+from partwhole.vision.images import Images
 from partwhole.vision.pack import Decoded
 
 if TYPE_CHECKING:

@@ -54,10 +54,11 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
         text = probe_report.table(results, name)
 
     samples = images if classes is None else classes.test
+    which = f"on images that it was {'' if classes is None else 'not '}trained on"
     own = recipe.own(_trained(recipe, encoder, folder, images, classes), samples) if _asks(recipe) else None
     if own is not None and own.numbers:
         put("own", dict(own.numbers))
-        text += "\non images that it was not trained on: " + ", ".join(f"{k} {v:.3f}" for k, v in own.numbers.items())
+        text += f"\n{which}: " + ", ".join(f"{k} {v:.3f}" for k, v in own.numbers.items())
 
     told = None if classes is None else recipe.learned(classes)
     against: list[tuple[str, float]] = []
@@ -97,7 +98,7 @@ def finish(recipe: "ImageRecipe", encoder: Encoder, folder: Path, watch: Watch) 
             page.section("What it answers")
             if own.numbers:
                 numbers = [[name, value] for name, value in own.numbers.items()]
-                page.table(["on images that it was not trained on", ""], numbers)
+                page.table([which, ""], numbers)
             if own.picture is not None:
                 page.picture(*own.picture)
         if measured:

@@ -74,11 +74,6 @@ class Images(Sequence):
         return lines + ([f"and {len(order) - most} more"] if len(order) > most else [])
 
 
-def some(samples: Sequence[Any], count: int) -> list[Any]:
-    """At most ``count`` of the samples, evenly spread."""
-    return [samples[i * len(samples) // min(count, len(samples))] for i in range(min(count, len(samples)))]
-
-
 def read_images(
     paths: str | Path | Iterable[str | Path],
     *,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from partwhole.core import catalog, distributed, files, masks, sees
 from partwhole.core.catalog import Sees
-from partwhole.core.data import Batches, View, collate
+from partwhole.core.data import Batches, View, collate, some
 from partwhole.core.encoder import Encoder
 from partwhole.core.evaluate import accuracy
 from partwhole.core.fit import Run
@@ -21,7 +21,7 @@ from partwhole.core.methods import MAE, FixMatch, PseudoLabel, Supervised
 from partwhole.core.probe import Classes, check_count
 from partwhole.core.sees import Kept
 from partwhole.core.tokenizer import Tokenizer
-from partwhole.vision.images import Images, some
+from partwhole.vision.images import Images
 from partwhole.vision.network import Network
 from partwhole.vision.pretext import drawn
 from partwhole.vision.recipe import ImageRecipe, Own, Policy, named

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from partwhole.core.data import some
 from partwhole.core.encoder import Encoder
 from partwhole.core.report import Page
 from partwhole.core.transformer import marked
-from partwhole.vision.images import some
 from partwhole.vision.pictures import attention_picture, pca_picture, similarity_picture
 from partwhole.vision.sheet import contact
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from partwhole.core import catalog
-from partwhole.core.data import Stream, View
+from partwhole.core.data import Stream, View, some
 from partwhole.core.method import Method
 from partwhole.vision import colorization, context, jigsaw, rotation
 from partwhole.vision.draw import Picture
-from partwhole.vision.images import some
 from partwhole.vision.network import Network
 from partwhole.vision.pretext import held_out
 from partwhole.vision.recipe import ImageRecipe, Own, Policy

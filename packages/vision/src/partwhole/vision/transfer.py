@@ -14,6 +14,7 @@ from torch import Tensor
 
 from partwhole.core import files
 from partwhole.core.checkpoint import load_encoder
+from partwhole.core.data import some
 from partwhole.core.encoder import Encoder, device_of, fresh
 from partwhole.core.fit import NonFinite
 from partwhole.core.probe import Classes, fingerprint
@@ -21,7 +22,6 @@ from partwhole.core.watch import Steps, Watch
 from partwhole.vision.annotated import BACKGROUND, Annotated, Halves, Parts, layout, parts
 from partwhole.vision.detection import Detection, detection
 from partwhole.vision.draw import boxed, painted, png, stacked
-from partwhole.vision.images import some
 from partwhole.vision.maps import attention, enlarged, jaccard_of, objects, step, thumbnail
 from partwhole.vision.pictures import masks_picture
 from partwhole.vision.precision import Found
