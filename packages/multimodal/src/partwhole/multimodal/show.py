@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from partwhole.audio.pictures import player
+from partwhole.core.data import some
 from partwhole.core.encoder import device_of
 from partwhole.core.report import Page
 from partwhole.multimodal.measure import middle
 from partwhole.multimodal.towers import Towers
-from partwhole.video.clips import some
 from partwhole.vision.draw import heat, png
 from partwhole.vision.maps import enlarged, resting
 from partwhole.vision.pretext import drawn
