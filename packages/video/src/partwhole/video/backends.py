@@ -75,7 +75,7 @@ class TorchCodec:
     """A video file by torchcodec."""
 
     def __init__(self, path: str | Path, packets: Packets, *, threads: int = 1):
-        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage, reportMissingImports]
 
         self.path, self.packets = str(path), packets
         try:
@@ -114,7 +114,7 @@ def missing(name: str) -> str:
         return f"{package} is not installed"
     try:
         if name == "torchcodec":
-            from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
+            from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage, reportMissingImports]
 
             VideoDecoder(b"no video")  # only this loads FFmpeg
         elif name == "decord":
