@@ -57,7 +57,8 @@ def test_fixmatch_begins_with_the_encoder_of_simclr_and_knows_if_it_changed(run,
 def test_another_size_of_images_can_follow_where_the_network_takes_it(run):
     assert run("mae", "first", "--network.dim", "32", "--network.depth", "1", "--network.patch", "4") == 0
     words = ["--network.name", "vit", "--network.dim", "32", "--network.depth", "1", "--network.patch", "4"]
-    assert run("supervised", "second", "--init", "first", *words, size=24) == 0
+    assert run("supervised", "with a class token", "--init", "first", *words, size=24) == 2
+    assert run("supervised", "second", "--init", "first", "--network.no-cls", *words, size=24) == 0
     assert load_encoder("second").embed.size == 16  # positions are laid over the same extent
 
 
